@@ -1,0 +1,51 @@
+"""The domain's errors. Each class has a stable `reason`; each protocol maps reasons to its own status once."""
+
+from __future__ import annotations
+
+
+class OfframpError(Exception):
+    """What a user or an operator can cause; the message says what was found, expected, and the way on."""
+
+    reason = "internal"
+
+
+class InvalidInput(OfframpError):
+    """A request that can never be answered as it is."""
+
+    reason = "invalid_input"
+
+
+class PayloadTooLarge(OfframpError):
+    """A request over a configured limit of bytes."""
+
+    reason = "payload_too_large"
+
+
+class Overloaded(OfframpError):
+    """The queue is full; the same request may succeed later."""
+
+    reason = "overloaded"
+
+
+class Unavailable(OfframpError):
+    """The service is starting, stopping or broken."""
+
+    reason = "unavailable"
+
+
+class BundleError(OfframpError):
+    """A bundle that is missing, altered or not ours; or one that must not be overwritten."""
+
+    reason = "bundle"
+
+
+class GraphError(OfframpError):
+    """A model graph that cannot be split where it was asked to be."""
+
+    reason = "graph"
+
+
+class CalibrationError(OfframpError):
+    """Data or options that calibration cannot work with."""
+
+    reason = "calibration"

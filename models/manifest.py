@@ -1,0 +1,172 @@
+"""The schema of `manifest.json`: everything about a bundle that is not a weight."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.policy import Policy
+
+SCHEMA_VERSION = 1
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Base of all parts: immutable, unknown fields refused, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class InputSpec(Record):
+    """The model's one input."""
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    row_shape: tuple[Annotated[int, Field(gt=0)], ...]
+    """Shape of one row, without the batch dimension."""
+
+
+class Exit(Record):
+    """One exit and the cut behind it."""
+
+    number: Annotated[int, Field(gt=0)]
+    carry: tuple[str, ...]
+    """Tensors that cross the cut behind this exit; empty at the last."""
+    threshold: Share | None
+    """A row leaves here when its score reaches it; None when the exit is off, and at the last."""
+
+
+class Certificate(Record):
+    """What the policy may lose at most, with which probability, and how that was shown."""
+
+    guarantee: Literal["set-agreement"]
+    against: Literal["model"]
+    epsilon: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    method: str
+    certified: bool
+    """False: no early exit could be certified, the full-depth policy is deployed."""
+    rows: int
+    losses: int
+    """Rows of the certify split that the deployed policy answers unlike full depth."""
+    p_value: Share
+    policies_on_path: int
+    policies_passed: int
+    sentence: str
+
+
+class Distance(Record):
+    """A W-distance in the unit of the probabilities (a root, not squared), and its spread.
+
+    The spread is the standard deviation over repeated sub-samples or draws of projections.
+    """
+
+    value: Annotated[float, Field(ge=0)]
+    spread: Annotated[float, Field(ge=0)]
+
+
+class ExitProfile(Record):
+    """What was measured at one exit on one split."""
+
+    exit: int
+    w_teacher: Distance
+    w_teacher_sliced: Distance
+    w_labels: Distance
+    w_labels_sliced: Distance
+    micro_f1: Share
+    share_leaving: Share
+
+
+class PolicyQuality(Record):
+    """What a policy gives on one split, beside full depth."""
+
+    micro_f1: Share
+    micro_f1_full_depth: Share
+    set_agreement: Share
+    computed_time: Annotated[float, Field(ge=0)]
+    """Mean stage time a row is given, as a share of full depth, at `Costs.batch_rows`' largest batch."""
+    computed_time_single: Annotated[float, Field(ge=0)]
+    """The same at batch 1."""
+
+
+class Measurement(Record):
+    """The profile of every exit and the quality of the deployed policy on one split."""
+
+    split: Literal["tune", "test"]
+    exits: tuple[ExitProfile, ...]
+    policy: PolicyQuality
+
+
+class Costs(Record):
+    """Measured stage times: medians, one thread."""
+
+    machine: str
+    batch_rows: tuple[int, ...]
+    stage_milliseconds: tuple[tuple[float, ...], ...]
+    """[stage][batch]: milliseconds of one run of the stage at that batch."""
+
+
+class SplitFacts(Record):
+    """One split, recorded by hash."""
+
+    rows: int
+    sha256: Digest
+
+
+class Manifest(Record):
+    """`manifest.json`. `digest` covers every other field, `files` every other file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    labels: tuple[str, ...]
+    input: InputSpec
+    preprocessing: Literal["none"] = "none"
+    exits: tuple[Exit, ...]
+    certificate: Certificate
+    profile: Measurement
+    test: Measurement
+    costs: Costs
+    splits: dict[str, SplitFacts]
+    facts: dict[str, Any]
+    """Training and calibration: seed, options, versions."""
+    files: dict[str, Digest] = {}
+    digest: str = ""
+
+    @model_validator(mode="after")
+    def _exits_are_whole(self) -> Manifest:
+        numbers = [exit_.number for exit_ in self.exits]
+        if numbers != list(range(1, len(numbers) + 1)) or not numbers:
+            raise ValueError(f"exits must be numbered 1..K, found {numbers}")
+        if any(not exit_.carry for exit_ in self.exits[:-1]) or self.exits[-1].carry:
+            raise ValueError("every exit but the last must have a carry, and the last none")
+        if self.exits[-1].threshold is not None:
+            raise ValueError("the last exit takes every row: it has no threshold")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Number of exits K."""
+        return len(self.exits)
+
+    @property
+    def carries(self) -> tuple[tuple[str, ...], ...]:
+        """K - 1 groups of tensor names."""
+        return tuple(exit_.carry for exit_ in self.exits[:-1])
+
+    @property
+    def policy(self) -> Policy:
+        """The deployed policy: the certified one, or full depth where none could be certified."""
+        return Policy(tuple(exit_.threshold for exit_ in self.exits[:-1]))
+
+    def sealed(self, files: dict[str, str]) -> Manifest:
+        """The same manifest with the files' hashes and its own digest."""
+        named = self.model_copy(update={"files": files})
+        return named.model_copy(update={"digest": named.content_digest()})
+
+    def content_digest(self) -> str:
+        """sha256 over the JSON of every field but `digest`."""
+        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()

@@ -1,0 +1,125 @@
+"""The stage runtime: one ONNX Runtime session per stage, weights disjoint.
+
+Knows nothing of policies, requests or clocks. Sessions are thread-safe: lanes may share one runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.graph import STAGE_OUTPUTS, split_stages
+from models.heads import output_name
+
+Carry = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one exit says of b rows.
+
+    probabilities : float32 (b, L)
+    labels : bool (b, L), the label sets
+    score : float32 (b,) in [0, 1]
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def take(self, rows: np.ndarray) -> Answers:
+        """The answers of some rows, by index or by mask."""
+        return Answers(self.probabilities[rows], self.labels[rows], self.score[rows])
+
+
+def at_exits(answers: Sequence[Answers], exits: np.ndarray) -> Answers:
+    """Each row's answer at its own exit.
+
+    Parameters
+    ----------
+    answers : K, one per exit, each over the same n rows
+    exits : int (n,) in 1..K
+    """
+    rows = np.arange(len(exits))
+    return Answers(
+        np.stack([answer.probabilities for answer in answers])[exits - 1, rows],
+        np.stack([answer.labels for answer in answers])[exits - 1, rows],
+        np.stack([answer.score for answer in answers])[exits - 1, rows],
+    )
+
+
+class StageRuntime:
+    """Runs the stages of a multi-head graph, each by a session of its own.
+
+    Asking one session for one head computes every head, so the graph is split when it is loaded.
+
+    Parameters
+    ----------
+    model : the serialized multi-head graph
+    carries : K - 1 groups of tensor names, as recorded in the bundle
+    threads : threads of each session; with 1 no pool is made
+    """
+
+    def __init__(self, model: bytes, carries: Sequence[Sequence[str]], threads: int = 1) -> None:
+        import onnx
+
+        stages = split_stages(onnx.load_model_from_string(model), carries)
+        self._sessions = [open_session(stage.SerializeToString(), threads) for stage in stages]
+        self._inputs = [[value.name for value in s.get_inputs()] for s in self._sessions]
+        self._outputs = [
+            [output_name(number, kind) for kind in STAGE_OUTPUTS] + list(carry)
+            for number, carry in enumerate([*carries, ()], start=1)
+        ]
+
+    @property
+    def depth(self) -> int:
+        """Number of stages K."""
+        return len(self._sessions)
+
+    def run(self, stage: int, carry: Carry) -> tuple[Answers, Carry]:
+        """Run stage `stage` (1..K) on the rows of `carry`; the carry into stage 1 is the model's input."""
+        feeds = dict(zip(self._inputs[stage - 1], carry, strict=True))
+        outputs = self._sessions[stage - 1].run(self._outputs[stage - 1], feeds)
+        return Answers(*outputs[: len(STAGE_OUTPUTS)]), tuple(outputs[len(STAGE_OUTPUTS) :])
+
+    def all_exits(
+        self, inputs: np.ndarray, batch: int = 64, advance: Callable[[int], object] | None = None
+    ) -> list[Answers]:
+        """Every exit's answers for all rows: (n, ...) -> K x Answers over n rows.
+
+        `advance` is called with the number of rows done after every batch.
+        """
+        parts: list[list[Answers]] = [[] for _ in range(self.depth)]
+        for start in range(0, len(inputs), batch):
+            carry: Carry = (inputs[start : start + batch],)
+            rows = len(carry[0])
+            for stage in range(1, self.depth + 1):
+                answers, carry = self.run(stage, carry)
+                parts[stage - 1].append(answers)
+            if advance:
+                advance(rows)
+        return [
+            Answers(
+                np.concatenate([part.probabilities for part in exit_parts]),
+                np.concatenate([part.labels for part in exit_parts]),
+                np.concatenate([part.score for part in exit_parts]),
+            )
+            for exit_parts in parts
+        ]
+
+
+def open_session(model: bytes, threads: int = 1):  # type: ignore[no-untyped-def]
+    """An ONNX Runtime session on the CPU; its threads do not spin, several sessions share the cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,64 @@
+"""The BentoML service: loads the bundle, warms up, and hands HTTP to the dataplane's door."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import bentoml
+from bentoml.exceptions import BentoMLConfigException
+
+from models.errors import OfframpError
+from service.dataplane import Dataplane
+from service.http import create_app
+from service.metrics import Metrics
+from service.settings import Settings
+from service.store import load_bundle
+
+logger = logging.getLogger("offramp.service")
+
+
+async def _instance_app(scope: Any, receive: Any, send: Any) -> None:
+    """The door is made with the instance, but BentoML wants its mounts at import."""
+    await bentoml.get_current_service().door(scope, receive, send)
+
+
+# BentoML's own HTTP metrics have the raw path as a label, without bound: /metrics is ours.
+@bentoml.asgi_app(_instance_app, path="/")
+@bentoml.service(name="offramp", workers=1, traffic={"timeout": 60}, metrics={"enabled": False})
+class Offramp:
+    """Answers each row at the first exit that is sure enough."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def check_bundle() -> None:
+        """Before any worker starts: a bad bundle ends the server with one line, not a loop of restarts."""
+        try:
+            load_bundle(Settings().bundle)
+        except OfframpError as error:
+            raise BentoMLConfigException(str(error)) from None
+
+    def __init__(self) -> None:
+        settings = Settings()
+        bundle = load_bundle(settings.bundle)
+        self.dataplane = Dataplane(bundle, settings, Metrics())
+        self.door = create_app(self.dataplane)
+
+    @bentoml.on_startup
+    async def warm_up(self) -> None:
+        """Run every stage once before `/readyz` says yes."""
+        await self.dataplane.warm_up()
+        manifest = self.dataplane.manifest
+        logger.info("event=ready bundle=%s digest=%s", manifest.name, manifest.digest[:12])
+
+    @bentoml.on_shutdown
+    async def drain(self) -> None:
+        """Finish the admitted rows."""
+        await asyncio.to_thread(self.dataplane.close)
+
+    async def __is_ready__(self) -> bool:
+        return self.dataplane.ready
+
+    async def __is_alive__(self) -> bool:
+        return True

@@ -1,0 +1,134 @@
+"""What the service can do, free of any protocol: check rows, choose a policy, answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from models.bundle import Bundle
+from models.errors import InvalidInput, OfframpError
+from models.manifest import InputSpec, Manifest
+from models.policy import Policy
+from models.runtime import StageRuntime
+from service.engine import Engine, Routed
+from service.metrics import Metrics
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one request of b rows.
+
+    routed : labels, probabilities, score and exit of every row
+    certified : bool (b,), whether the bundle's certificate covers the answer
+    milliseconds : from arrival to answer
+    """
+
+    routed: Routed
+    certified: np.ndarray
+    milliseconds: float
+
+
+class Dataplane:
+    """Serves one bundle."""
+
+    def __init__(self, bundle: Bundle, settings: Settings, metrics: Metrics) -> None:
+        self.manifest: Manifest = bundle.manifest
+        self.max_rows = settings.max_rows
+        self.max_body_bytes = settings.max_body_bytes
+        self.metrics = metrics
+        self.ready = False
+        runtime = StageRuntime(bundle.model, bundle.manifest.carries)
+        self._engine = Engine(runtime, metrics, settings.lanes, settings.max_queue_rows)
+
+    async def warm_up(self) -> None:
+        """Run every stage once, then take requests."""
+        zeros = np.zeros((1, *self.manifest.input.row_shape), np.float32)
+        await self._engine.run(zeros, Policy.full(self.manifest.depth))
+        self.ready = True
+
+    def close(self) -> None:
+        """Refuse new requests and finish the admitted ones."""
+        self.ready = False
+        self._engine.close()
+
+    async def predict(self, rows: np.ndarray, policy: str = "certified") -> Prediction:
+        """Answer rows float32 (b, ...) of the bundle's input.
+
+        Parameters
+        ----------
+        policy : `certified`, `full` or `exit:<k>`
+
+        Raises
+        ------
+        InvalidInput
+            Names what is wrong with the rows or the policy.
+        Overloaded, Unavailable
+            See `service.engine.Engine.run`.
+        """
+        start = perf_counter()
+        with self.counted():
+            chosen = parse_policy(policy, self.manifest)
+            check_rows(rows, self.manifest.input, self.max_rows)
+            routed = await self._engine.run(rows, chosen)
+        seconds = perf_counter() - start
+        self._count(routed, seconds)
+        certified = (routed.exits == self.manifest.depth) | (chosen == self.manifest.policy)
+        return Prediction(routed, certified, seconds * 1000)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a failed request by its reason; protocols wrap their own checks in it too."""
+        try:
+            yield
+        except OfframpError as error:
+            self.metrics.requests.labels(error.reason).inc()
+            raise
+        except Exception:
+            self.metrics.requests.labels(OfframpError.reason).inc()
+            raise
+
+    def _count(self, routed: Routed, seconds: float) -> None:
+        self.metrics.requests.labels("ok").inc()
+        self.metrics.request_seconds.observe(seconds)
+        self.metrics.rows.inc(len(routed.exits))
+        for number, rows in zip(*np.unique(routed.exits, return_counts=True), strict=True):
+            self.metrics.exits.labels(str(number)).inc(int(rows))
+
+
+def parse_policy(name: str, manifest: Manifest) -> Policy:
+    """The policy that a request asks for by name."""
+    if name == "certified":
+        return manifest.policy
+    if name == "full":
+        return Policy.full(manifest.depth)
+    match = re.fullmatch(r"exit:(\d{1,4})", name)
+    if match and 1 <= int(match[1]) <= manifest.depth:
+        return Policy.at_exit(int(match[1]), manifest.depth)
+    raise InvalidInput(
+        f"policy: found {name[:40]!r}, expected 'certified', 'full' or 'exit:<k>' with k from 1 to {manifest.depth}"
+    )
+
+
+def check_rows(rows: np.ndarray, spec: InputSpec, max_rows: int) -> None:
+    """Refuse rows that the model was not made for."""
+    if rows.dtype != np.dtype(spec.dtype):
+        raise InvalidInput(f"rows: found dtype {rows.dtype}, expected {spec.dtype}")
+    if rows.shape[1:] != spec.row_shape or rows.ndim == 0:
+        expected = ", ".join(str(size) for size in ("rows", *spec.row_shape))
+        raise InvalidInput(f"rows: found shape {rows.shape}, expected ({expected})")
+    if not 1 <= len(rows) <= max_rows:
+        raise InvalidInput(
+            f"rows: found {len(rows)} rows, expected 1 to {max_rows}; split the request"
+        )
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row, *position = (int(index) for index in np.argwhere(~finite)[0])
+        raise InvalidInput(
+            f"rows: found {rows[(row, *position)]} in row {row} at {position}, expected finite {spec.dtype} numbers"
+        )

@@ -1,0 +1,114 @@
+"""Runs admitted rows through the stages; each row stops at its own exit."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+
+from models.errors import Overloaded, Unavailable
+from models.policy import Policy
+from models.runtime import Answers, Carry, StageRuntime
+from service.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Rows answered, each at its own exit.
+
+    answers : over b rows
+    exits : int (b,) in 1..K
+    """
+
+    answers: Answers
+    exits: np.ndarray
+
+
+class Engine:
+    """Lanes take whole requests in order and run them stage after stage, dropping the rows that left.
+
+    Parameters
+    ----------
+    runtime : shared by all lanes
+    lanes : threads that run stages
+    max_queue_rows : rows admitted and not yet answered; a request beyond them is refused at once
+    """
+
+    def __init__(
+        self, runtime: StageRuntime, metrics: Metrics, lanes: int, max_queue_rows: int
+    ) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+        self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+        self._max_queue_rows = max_queue_rows
+        self._queue_rows = 0
+        self._open = True
+
+    async def run(self, inputs: np.ndarray, policy: Policy) -> Routed:
+        """Answer rows float32 (b, ...).
+
+        Raises
+        ------
+        Overloaded
+            When the queue has no room for the rows.
+        Unavailable
+            When the engine is closed.
+        """
+        self._admit(len(inputs))
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._lanes, self._run_stages, inputs, policy)
+        finally:
+            self._count_queue(-len(inputs))
+
+    def close(self) -> None:
+        """Refuse new rows, finish the admitted ones, stop the lanes."""
+        self._open = False
+        self._lanes.shutdown(wait=True)
+
+    def _admit(self, rows: int) -> None:
+        if not self._open:
+            raise Unavailable("the service is stopping: send the request to another instance")
+        if self._queue_rows + rows > self._max_queue_rows:
+            raise Overloaded(
+                f"the queue is full: {self._queue_rows} of {self._max_queue_rows} rows are waiting and the request "
+                f"brings {rows}; try again later"
+            )
+        self._count_queue(rows)
+
+    def _count_queue(self, rows: int) -> None:
+        self._queue_rows += rows
+        self._metrics.queue_rows.set(self._queue_rows)
+
+    def _run_stages(self, inputs: np.ndarray, policy: Policy) -> Routed:
+        carry: Carry = (inputs,)
+        waiting = np.arange(len(inputs))  # rows still on their way, as indices into the request
+        left: list[tuple[int, np.ndarray, Answers]] = []
+        for stage in range(1, self._runtime.depth + 1):
+            start = perf_counter()
+            answers, carry = self._runtime.run(stage, carry)
+            self._metrics.stage_seconds.labels(str(stage)).observe(perf_counter() - start)
+            leaves = policy.leaves(stage, answers.score)
+            if leaves.any():
+                left.append((stage, waiting[leaves], answers.take(leaves)))
+            if leaves.all():
+                break
+            waiting = waiting[~leaves]
+            carry = tuple(tensor[~leaves] for tensor in carry)
+        return _in_request_order(left)
+
+
+def _in_request_order(left: list[tuple[int, np.ndarray, Answers]]) -> Routed:
+    """Join the rows that left at each exit, back in the order in which they came."""
+    order = np.argsort(np.concatenate([rows for _, rows, _ in left]))
+    exits = np.concatenate([np.full(len(rows), stage) for stage, rows, _ in left])
+    parts = [answers for _, _, answers in left]
+    joined = Answers(
+        np.concatenate([part.probabilities for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.score for part in parts]),
+    )
+    return Routed(joined.take(order), exits[order])

@@ -1,0 +1,97 @@
+"""The JSON bodies of `POST /predict`; the request's schema follows from the bundle's input."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from models.manifest import InputSpec, Manifest
+from service.dataplane import Prediction
+
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+
+def request_model(spec: InputSpec, max_rows: int) -> Any:
+    """A pydantic model with `rows`, nested lists of the input's shape, and `policy`.
+
+    The lengths are part of the type, so that an error names the exact place in the document.
+    """
+    row: Any = Number
+    for size in reversed(spec.row_shape):
+        row = Annotated[list[row], Field(min_length=size, max_length=size)]
+    rows = Annotated[list[row], Field(min_length=1, max_length=max_rows)]
+    return create_model(
+        "PredictRequest",
+        __config__=ConfigDict(extra="forbid"),
+        rows=(rows, ...),
+        policy=(str, "certified"),
+    )
+
+
+class Label(BaseModel):
+    """A label of the row's set."""
+
+    name: str
+    probability: float
+
+
+def describe_mismatch(error: ValidationError) -> str:
+    """One line for the first mistake: the field, what came, what was expected."""
+    first = error.errors(include_url=False, include_context=True)[0]
+    place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
+    kind, found = first["type"], first["input"]
+    expected = first["msg"][0].lower() + first["msg"][1:]
+    if kind == "json_invalid":
+        return f"body: {expected}; expected a JSON object with the field 'rows'"
+    if kind in ("too_short", "too_long"):
+        context = first["ctx"]
+        bound = context.get("min_length", context.get("max_length"))
+        words = "at least" if kind == "too_short" else "at most"
+        return f"{place}: found {context['actual_length']} items, expected {words} {bound}"
+    if kind == "missing":
+        return f"{place}: missing; expected a JSON object with the field 'rows'"
+    return f"{place or 'body'}: found {_brief(found)}, {expected}"
+
+
+def response_body(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
+    """The response: per row its labels with probabilities, exit, score, and whether it is certified."""
+    answers = prediction.routed.answers
+    columns = zip(
+        answers.probabilities,
+        answers.labels,
+        prediction.routed.exits.tolist(),
+        answers.score.tolist(),
+        prediction.certified.tolist(),
+        strict=True,
+    )
+    return {
+        "model": manifest.name,
+        "rows": [
+            {
+                "labels": _label_set(probabilities, labels, manifest.labels),
+                "exit": exit_number,
+                "exits": manifest.depth,
+                "score": score,
+                "certified": certified,
+                "probabilities": dict(zip(manifest.labels, probabilities.tolist(), strict=True)),
+            }
+            for probabilities, labels, exit_number, score, certified in columns
+        ],
+        "milliseconds": prediction.milliseconds,
+    }
+
+
+def _label_set(
+    probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The labels of the set, the most probable first."""
+    chosen = np.flatnonzero(labels)
+    chosen = chosen[np.argsort(-probabilities[chosen], kind="stable")]
+    return [{"name": names[k], "probability": float(probabilities[k])} for k in chosen]
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
