@@ -2,9 +2,10 @@
 
 References
 ----------
-[1] Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then test: calibrating predictive algorithms to achieve
-    risk control", Annals of Applied Statistics 19(2), 2025.
-[2] Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934 (the exact binomial test).
+[1] Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then test: calibrating predictive algorithms
+    to achieve risk control", Annals of Applied Statistics 19(2), 2025.
+[2] Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26, 1934 (the exact
+    binomial test).
 """
 
 from __future__ import annotations
@@ -20,22 +21,26 @@ from models.manifest import Certificate
 from models.policy import Policy
 from models.runtime import Answers, at_exits
 
-METHOD = "Learn-then-Test: fixed-sequence testing along the path of W tolerances, exact binomial p-values"
+METHOD = (
+    "Learn-then-Test: fixed-sequence testing along the path of W tolerances, "
+    "exact binomial p-values"
+)
 
 
 def binomial_p_value(losses: int, rows: int, epsilon: float) -> float:
-    """p-value of the null hypothesis "the risk is above epsilon" after `losses` among `rows` independent rows.
+    """p-value of "the risk is above epsilon" after `losses` among `rows` independent rows.
 
-    P(Binomial(rows, epsilon) <= losses): valid at every risk above epsilon, since the law only moves up [2].
+    P(Binomial(rows, epsilon) <= losses): valid at every risk above epsilon, since the law only
+    moves up [2].
     """
     return float(binom.cdf(losses, rows, epsilon))
 
 
 def fixed_sequence(p_values: Iterable[float], delta: float) -> int:
-    """How many hypotheses are rejected when they are tested in order until the first p-value above delta [1].
+    """How many hypotheses are rejected in order, before the first p-value above delta [1].
 
-    The hypotheses rejected are the first ones; with n of them the policy to deploy is number n, never the one
-    that failed. The chance that any true hypothesis is among them is at most delta.
+    The hypotheses rejected are the first ones; with n of them the policy to deploy is number n,
+    never the one that failed. The chance that any true hypothesis is among them is at most delta.
     """
     passed = 0
     for p_value in p_values:
@@ -90,7 +95,7 @@ def certify(
 
 
 def rows_needed(rate: float, epsilon: float, delta: float) -> int | None:
-    """The fewest rows that certify epsilon at delta when a share `rate` of them is lost; None when none do."""
+    """The fewest rows that certify epsilon when a share `rate` of them is lost; None if none do."""
     if rate >= epsilon:
         return None
     low, high = 0, math.ceil(math.log(delta) / math.log1p(-epsilon))
@@ -122,9 +127,9 @@ def _losses(policy: Policy, answers: Sequence[Answers]) -> int:
 
 def _promise(epsilon: float, delta: float, rows: int, losses: int) -> str:
     return (
-        f"With probability at least {1 - delta:.2%}, at most {epsilon:.2%} of rows get a label set that "
-        f"differs from the full model's ({losses} of {rows} rows of the certify split did), for rows drawn like "
-        "that split."
+        f"With probability at least {_percent(1 - delta)}, at most {_percent(epsilon)} of rows get "
+        f"a label set that differs from the full model's ({losses} of {rows} rows of the certify "
+        "split did), for rows drawn like that split."
     )
 
 
@@ -133,10 +138,15 @@ def _refusal(epsilon: float, delta: float, rows: int, losses: int) -> str:
     way_on = (
         f"about {needed} certify rows would be needed at the rate seen"
         if needed
-        else f"no number of rows certifies a rate above {epsilon:.2%}: raise epsilon or train better early exits"
+        else f"no number of rows certifies a rate above {_percent(epsilon)}: raise epsilon or "
+        "train better early exits"
     )
     return (
-        f"Nothing could be certified: the most cautious policy changed {losses} of {rows} label sets, too many to "
-        f"promise at most {epsilon:.2%} with probability {1 - delta:.2%}. The full-depth policy is deployed; "
-        f"{way_on}."
+        f"Nothing could be certified: the most cautious policy changed {losses} of {rows} label "
+        f"sets, too many to promise at most {_percent(epsilon)} with probability "
+        f"{_percent(1 - delta)}. The full-depth policy is deployed; {way_on}."
     )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}%"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from models.errors import OfframpError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 app = typer.Typer(
-    help="Turn a trained multi-label classifier into one that stops at the first layer that is sure enough.",
+    help="Make a trained multi-label classifier stop at the first layer that is sure enough.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -75,7 +78,7 @@ def push(
     typer.echo(str(stored.tag))
 
 
-def progress_bars():  # type: ignore[no-untyped-def]
+def progress_bars() -> Progress:
     """Progress on standard error, so that standard output stays the command's answer."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

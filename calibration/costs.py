@@ -44,7 +44,7 @@ def measure_costs(runtime: StageRuntime, inputs: np.ndarray, progress: Progress)
 
 
 def computed_time(exits: np.ndarray, stage_milliseconds: Sequence[float]) -> float:
-    """Mean stage time that rows leaving at `exits` (int (n,), 1..K) are given, as a share of full depth."""
+    """Mean stage time of rows leaving at `exits`, int (n,) in 1..K, as a share of full depth."""
     until_exit = np.cumsum(stage_milliseconds)
     return float(until_exit[exits - 1].mean() / until_exit[-1])
 

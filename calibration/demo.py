@@ -1,4 +1,4 @@
-"""The default bundle: the residual network on the embedded `digits` data, from nothing to certified."""
+"""The default bundle: the residual network on the embedded `digits`, from nothing to certified."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The embedded data set `digits`: multi-label images composed from scikit-learn's real handwritten digits.
+"""The embedded data set `digits`: multi-label images composed from real handwritten digits.
 
-Three 8x8 digits are enlarged and placed, slightly overlapping, on a 32x32 canvas; the label set is which digits
-occur. The splits are composed from disjoint source digits, so no stroke seen in one split occurs in another.
+Three of scikit-learn's 8x8 digits are enlarged and placed, slightly overlapping, on a 32x32 canvas;
+the label set is which digits occur. The splits are composed from disjoint source digits, so no
+stroke seen in one split occurs in another.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def _compose(
     corners = _place(sizes, rng)
     images = np.zeros((rows, 1, CANVAS, CANVAS), np.float32)
     for row, position in np.ndindex(rows, DIGITS_PER_IMAGE):
-        size = sizes[row, position]
+        size = int(sizes[row, position])
         top, left = corners[row, position]
         window = images[row, 0, top : top + size, left : left + size]
         np.maximum(window, scaled[size][chosen[row, position]], out=window)
@@ -81,7 +82,7 @@ def _compose(
 
 
 def _place(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Top-left corners (n, 3, 2) for boxes of `sizes` (n, 3): rows are redrawn until no pair overlaps too much."""
+    """Top-left corners (n, 3, 2) for `sizes` (n, 3), redrawn where boxes overlap too much."""
     corners = np.zeros((*sizes.shape, 2), np.int64)
     redraw = np.arange(len(sizes))
     while len(redraw):
@@ -99,4 +100,4 @@ def _worst_overlap(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         sides = ends - np.maximum(corners[:, i], corners[:, j])  # (n, 2)
         smaller = np.minimum(sizes[:, i], sizes[:, j])
         shares.append(np.prod(np.maximum(sides, 0), axis=1) / smaller**2)
-    return np.max(shares, axis=0)
+    return np.asarray(np.max(shares, axis=0))

@@ -1,4 +1,4 @@
-"""Calibration step by step: a backbone with logits at every exit becomes a bundle's manifest and model."""
+"""Calibration step by step: from logits at every exit to a bundle's manifest and model."""
 
 from __future__ import annotations
 

@@ -13,28 +13,34 @@ if TYPE_CHECKING:
 
 def exit_table(manifest: Manifest) -> Table:
     """One line per exit, measured on the test split."""
+    from rich import box
     from rich.table import Table
 
+    costs = manifest.costs
     table = Table(
-        title=f"{manifest.name}: exits on the test split ({manifest.splits['test'].rows} rows)"
+        title=f"{manifest.name}: exits on the test split ({manifest.splits['test'].rows} rows)",
+        caption=f"stage ms at batch {costs.batch_rows[0]} / {costs.batch_rows[-1]}, one thread of "
+        f"{costs.machine}",
+        box=box.SIMPLE_HEAD,
+        padding=0,
     )
     for heading in (
         "exit",
         "W to teacher",
         "W to labels",
         "micro-F1",
-        f"stage ms (batch 1 / {manifest.costs.batch_rows[-1]})",
+        "stage ms",
         "threshold",
         "leaving",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for exit_, profile, milliseconds in zip(
-        manifest.exits, manifest.test.exits, manifest.costs.stage_milliseconds, strict=True
+        manifest.exits, manifest.test.exits, costs.stage_milliseconds, strict=True
     ):
         table.add_row(
             str(exit_.number),
-            f"{profile.w_teacher.value:.3f} ± {profile.w_teacher.spread:.3f}",
-            f"{profile.w_labels.value:.3f} ± {profile.w_labels.spread:.3f}",
+            f"{profile.w_teacher.value:.3f} ±{profile.w_teacher.spread:.3f}",
+            f"{profile.w_labels.value:.3f} ±{profile.w_labels.spread:.3f}",
             f"{profile.micro_f1:.4f}",
             f"{milliseconds[0]:.2f} / {milliseconds[-1]:.2f}",
             _threshold(exit_.threshold, last=exit_.number == manifest.depth),
@@ -48,8 +54,10 @@ def policy_sentence(measured: Measurement) -> str:
     policy = measured.policy
     return (
         f"On the {measured.split} split the policy's micro-F1 is {policy.micro_f1:.4f} (full depth "
-        f"{policy.micro_f1_full_depth:.4f}), {policy.set_agreement:.2%} of label sets are the full model's, and a row "
-        f"is given {policy.computed_time:.0%} of the full stage time ({policy.computed_time_single:.0%} at batch 1)."
+        f"{policy.micro_f1_full_depth:.4f}), {policy.set_agreement:.2%} of label sets are the "
+        f"full model's, and a row "
+        f"is given {policy.computed_time:.0%} of the full stage time "
+        f"({policy.computed_time_single:.0%} at batch 1)."
     )
 
 
@@ -102,5 +110,5 @@ def draw_profile(manifest: Manifest) -> bytes:
 
 def _threshold(threshold: float | None, last: bool) -> str:
     if last:
-        return "takes all"
+        return "-"
     return "off" if threshold is None else f"{threshold:.4f}"

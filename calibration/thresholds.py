@@ -1,4 +1,4 @@
-"""Exit thresholds from W: one tolerance gives all thresholds, and raising it gives an ordered path of policies."""
+"""Exit thresholds from W: one tolerance gives them all, raising it gives a path of policies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ThresholdCurve:
 
     @property
     def envelope(self) -> np.ndarray:
-        """max of W_k(t') over t' >= t: float (m,), ascending along the descending thresholds."""
+        """Largest W_k(t') over t' >= t: float (m,), ascending along the descending thresholds."""
         return np.maximum.accumulate(self.distances)
 
     def threshold(self, tolerance: float) -> float | None:
-        """t_k(w): the smallest t with W_k(t') <= w for every measured t' >= t, or None where there is none."""
+        """t_k(w): the smallest t with W_k(t') <= w for every measured t' >= t, if there is one."""
         within = int(np.searchsorted(self.envelope, tolerance, side="right"))
         return float(self.thresholds[within - 1]) if within else None
 
@@ -44,7 +44,7 @@ def threshold_curve(
     rng: np.random.Generator,
     rows: int = 1000,
     points: int = 40,
-    min_rows: int = 25,
+    min_rows: int = 100,
 ) -> ThresholdCurve:
     """Measure W_k(t) on a sub-sample.
 
@@ -54,7 +54,7 @@ def threshold_curve(
     teacher : full depth's answers to the same rows
     rows : sub-sample size; time O(points * rows^3), memory O(rows^2)
     points : thresholds, at equal steps of the share of rows leaving
-    min_rows : the fewest rows to measure a distance on
+    min_rows : the fewest rows to measure a distance on; on fewer, one loss hides all below it
     """
     chosen = rng.choice(len(answers), min(rows, len(answers)), replace=False)
     order = chosen[np.argsort(-answers.score[chosen], kind="stable")]
@@ -76,8 +76,8 @@ def threshold_curve(
 def policy_path(curves: Sequence[ThresholdCurve]) -> list[Policy]:
     """Every policy that some tolerance w gives, from the smallest w to the largest.
 
-    Each policy's thresholds are at most those of the one before it. Full depth, where nobody leaves early and
-    nothing is lost, comes before the path and is not on it.
+    Each policy's thresholds are at most those of the one before it. Full depth, where nobody leaves
+    early and nothing is lost, comes before the path and is not on it.
 
     Parameters
     ----------

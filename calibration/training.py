@@ -30,10 +30,11 @@ class TrainingConfig:
 def train_network(
     data: Dataset, config: TrainingConfig, progress: Progress, network: ResidualConfig | None = None
 ) -> MultiExitNetwork:
-    """Train a residual network from scratch on `data`, whose inputs are images float32 (n, C, 32, 32)."""
+    """Train a residual network from scratch on images float32 (n, C, 32, 32)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = residual_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = residual_network(network)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _fit(model, data, config, progress)
     model.eval()
     return model
@@ -52,7 +53,7 @@ def _fit(
     task = progress.add_task("train", total=steps)
     model.train()
     for _ in range(config.epochs):
-        for rows in torch.randperm(len(data)).split(config.batch):
+        for rows in torch.split(torch.randperm(len(data)), config.batch):
             logits, _ = model(images[rows])  # K x (batch, labels)
             loss = auxiliary_loss(logits, labels[rows], config.exit_weights)
             optimizer.zero_grad()

@@ -1,7 +1,7 @@
 r"""Wasserstein distances between label-space distributions, by optimal transport (POT).
 
-All distances are 2-Wasserstein and returned as roots, in the unit of the points: for discrete distributions of
-n points each,
+All distances are 2-Wasserstein and returned as roots, in the unit of the points: for discrete
+distributions of n points each,
 
 .. math:: W_2(a, b) = \Big( \min_{P \in \Pi(1/n, 1/n)} \sum_{ij} P_{ij}\, c_{ij} \Big)^{1/2},
     \qquad c_{ij} = \lVert a_i - b_j \rVert^2 .
@@ -54,7 +54,7 @@ def sliced_distance(
     projections: int = 100,
     repeats: int = 5,
 ) -> Distance:
-    """Sliced W2 on all rows [2], times sqrt(L) so that a shift by v has distance |v| (POT's own is |v| / sqrt(L)).
+    """Sliced W2 on all rows [2], times sqrt(L) so that a shift by v has distance |v|.
 
     Time O(projections * n log n), memory O(projections * n).
     """
@@ -79,12 +79,13 @@ def anchored_distance(labels: np.ndarray, target: np.ndarray, teacher: np.ndarra
 
     The ground cost is
 
-    .. math:: c_{ij} = [labels_i \ne target_j] + \lVert T_i - T_j \rVert^2 / \mathrm{mean}_{ij} \lVert T_i - T_j \rVert^2
+    .. math:: c_{ij} = [labels_i \ne target_j] + \lVert T_i - T_j \rVert^2 / m,
 
-    with T the teacher's probabilities: an answer may only be matched with the target of a row that looks alike to
-    the teacher. Both terms are squared metrics (the first is discrete), so the root of the optimal cost is
-    returned. It is at most the root of the share of rows whose sets differ; it is positive for shuffled answers,
-    where a marginal distance is zero, and does not change when only the probabilities behind the labels do.
+    with T the teacher's probabilities and m the mean of their squared distances: an answer may only
+    be matched with the target of a row that looks alike to the teacher. Both terms are squared
+    metrics (the first is discrete), so the root of the optimal cost is returned. It is at most the
+    root of the share of rows whose sets differ; it is positive for shuffled answers, where a
+    marginal distance is zero, and does not change when only the probabilities behind the labels do.
 
     Parameters
     ----------
@@ -93,7 +94,8 @@ def anchored_distance(labels: np.ndarray, target: np.ndarray, teacher: np.ndarra
     """
     import ot
 
-    differ = (labels[:, None, :] != target[None, :, :]).any(axis=2)  # (n, n)
+    _, sets = np.unique(np.concatenate([labels, target]), axis=0, return_inverse=True)
+    differ = sets[: len(labels), None] != sets[None, len(labels) :]  # (n, n)
     anchor = ot.dist(teacher.astype(np.float64), teacher.astype(np.float64))  # (n, n), squared
     mean = anchor.mean()
     return _root_cost(differ + (anchor / mean if mean > 0 else 0.0))

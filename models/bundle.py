@@ -1,4 +1,4 @@
-"""The bundle: one directory, written whole or not at all, and verified before anything in it is used."""
+"""The bundle: one directory, written whole or not at all, and verified before it is used."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from models.errors import BundleError
-from models.manifest import SCHEMA_VERSION, Manifest
+from models.manifest import Manifest
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
@@ -46,7 +46,8 @@ def check_target(path: Path, force: bool) -> None:
         return
     if not (path / MANIFEST).is_file() or path.is_symlink():
         raise BundleError(
-            f"{path} exists and is not a bundle (a directory with {MANIFEST}): it will not be replaced, "
+            f"{path} exists and is not a bundle (a directory with {MANIFEST}): it will not be "
+            f"replaced, "
             "not even with --force; choose another --out"
         )
     if not force:
@@ -76,11 +77,11 @@ def write_bundle(
         fresh.mkdir()
         for name, content in {**files, MANIFEST: _json(sealed)}.items():
             _write_durably(fresh / name, content)
-        read_bundle(fresh)
+        written = read_bundle(fresh)
         _swap(fresh, path, workspace / "replaced")
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
-    return Bundle(path, sealed, files[MODEL])
+    return replace(written, path=path)
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -101,8 +102,10 @@ def read_bundle(path: Path) -> Bundle:
         found = _sha256(contents[name])
         if found != expected:
             raise BundleError(
-                f"{path / name} was altered or truncated: its sha256 is {found[:12]}…, {MANIFEST} says "
-                f"{expected[:12]}… ({len(contents[name])} bytes found); restore the bundle or calibrate again"
+                f"{path / name} was altered or truncated: its sha256 is {found[:12]}…, "
+                f"{MANIFEST} says "
+                f"{expected[:12]}… ({len(contents[name])} bytes found); restore the bundle or "
+                f"calibrate again"
             )
     if MODEL not in contents:
         raise BundleError(
@@ -120,7 +123,8 @@ def _read_manifest(path: Path) -> Manifest:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
         raise BundleError(
-            f"{path / MANIFEST} does not follow schema version {SCHEMA_VERSION}: {field}: {first['msg']}; "
+            f"{path / MANIFEST} does not follow the schema: {field}: "
+            f"{first['msg']}; "
             "restore the bundle or calibrate again with this version"
         ) from error
     if manifest.digest != manifest.content_digest():
@@ -146,7 +150,8 @@ def _read_file(path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
     except OSError as error:
         raise BundleError(
-            f"{path / name} cannot be read ({error.strerror}); restore the bundle or calibrate again"
+            f"{path / name} cannot be read ({error.strerror}); restore the bundle or calibrate "
+            f"again"
         ) from error
 
 
@@ -163,7 +168,8 @@ def _check_self_contained(path: Path, content: bytes) -> None:
     for tensor in [*model.graph.initializer, *(attribute.t for attribute in attributes)]:
         if uses_external_data(tensor):
             raise BundleError(
-                f"{path} keeps tensor {tensor.name!r} in an external file: a bundle's weights lie in {MODEL}"
+                f"{path} keeps tensor {tensor.name!r} in an external file: a bundle's weights "
+                f"lie in {MODEL}"
             )
 
 

@@ -1,10 +1,10 @@
-"""The domain's errors. Each class has a stable `reason`; each protocol maps reasons to its own status once."""
+"""The domain's errors. Each class has a stable `reason`; each protocol maps them to status once."""
 
 from __future__ import annotations
 
 
 class OfframpError(Exception):
-    """What a user or an operator can cause; the message says what was found, expected, and the way on."""
+    """What a user can cause; the message says what was found, what was expected, and the way on."""
 
     reason = "internal"
 
@@ -25,6 +25,12 @@ class Overloaded(OfframpError):
     """The queue is full; the same request may succeed later."""
 
     reason = "overloaded"
+
+
+class Cancelled(OfframpError):
+    """The client no longer waits for the answer."""
+
+    reason = "cancelled"
 
 
 class Unavailable(OfframpError):

@@ -68,7 +68,7 @@ def export_network(
 
 
 def _hide_carries(model: onnx.ModelProto, logits: list[str]) -> onnx.ModelProto:
-    """The carries were outputs only to get their names: keep them as inner tensors with known shapes."""
+    """The carries were outputs only to get their names: keep them as inner tensors."""
     carries = [value for value in model.graph.output if value.name not in logits]
     model.graph.value_info.extend(carries)
     for value in carries:

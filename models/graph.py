@@ -17,8 +17,9 @@ STAGE_OUTPUTS: tuple[OutputKind, ...] = ("probabilities", "labels", "score")
 def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
     """Split `model` into K stages.
 
-    Stage k takes the carry of cut k - 1 (stage 1: the graph's inputs) and gives `exit{k}_probabilities`,
-    `exit{k}_labels`, `exit{k}_score`, then the carry of cut k. Every weight lands in the stages that read it.
+    Stage k takes the carry of cut k - 1 (stage 1: the graph's inputs) and gives
+    `exit{k}_probabilities`, `exit{k}_labels`, `exit{k}_score`, then the carry of cut k. Every
+    weight lands in the stages that read it.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> li
     Raises
     ------
     GraphError
-        When a carry is not a tensor of the graph, or a stage needs a tensor that its cut does not carry.
+        When a carry is not a tensor of the graph, or a stage needs a tensor that its cut does not
+        carry.
     """
     from onnx.shape_inference import infer_shapes
     from onnx.utils import Extractor
@@ -58,7 +60,8 @@ def _check_closed(stage: onnx.ModelProto, number: int) -> None:
         for name in node.input:
             if name not in known:
                 raise GraphError(
-                    f"stage {number} reads tensor {name!r} (node {node.name!r}), which its cut does not carry: "
+                    f"stage {number} reads tensor {name!r} (node {node.name!r}), which its cut "
+                    f"does not carry: "
                     "the carry of a cut must hold every tensor that a deeper stage reads"
                 )
         known |= set(node.output)

@@ -1,4 +1,4 @@
-"""The heads' last part, inside the graph: logits -> calibrated probabilities -> label set and score.
+"""The heads' last part, inside the graph: logits -> probabilities -> label set and score.
 
 What is certified offline is what is served online, because both are these nodes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,8 @@ def output_name(exit_number: int, kind: OutputKind) -> str:
 class HeadCalibration:
     """Turns one exit's logits z into its answer.
 
-    probability = sigmoid(scale * z + offset); a label is in the set when its probability reaches its threshold.
+    probability = sigmoid(scale * z + offset); a label is in the set when its probability reaches
+    its threshold.
 
     scale, offset : float (L,), Platt scaling per label
     thresholds : float (L,), inside (0, 1)
@@ -42,9 +43,9 @@ def attach_heads(
 ) -> onnx.ModelProto:
     """Append probabilities, label set and score to every `exit{k}_logits` of the graph.
 
-    The score of a row is the smallest margin over its labels: the distance of the probability to its threshold,
-    divided by the largest distance possible on that side. It is 0 on the edge of another label set and 1 where
-    every label is certain.
+    The score of a row is the smallest margin over its labels: the distance of the probability to
+    its threshold, divided by the largest distance possible on that side. It is 0 on the edge of
+    another label set and 1 where every label is certain.
 
     Parameters
     ----------
@@ -53,8 +54,8 @@ def attach_heads(
 
     Returns
     -------
-    A new graph with outputs `exit{k}_logits`, `exit{k}_probabilities` float32 (batch, L), `exit{k}_labels`
-    bool (batch, L) and `exit{k}_score` float32 (batch,).
+    A new graph with outputs `exit{k}_logits`, `exit{k}_probabilities` float32 (batch, L),
+    `exit{k}_labels` bool (batch, L) and `exit{k}_score` float32 (batch,).
     """
     import onnx
 
@@ -75,7 +76,7 @@ def _attach_head(graph: onnx.GraphProto, number: int, calibration: HeadCalibrati
         graph.initializer.append(numpy_helper.from_array(array, full_name))
         return full_name
 
-    def node(operator: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
+    def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         graph.node.append(
             helper.make_node(operator, inputs, [output], name=f"{output}_{operator}", **attributes)
         )

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.policy import Policy
 
-SCHEMA_VERSION = 1
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -88,7 +86,7 @@ class PolicyQuality(Record):
     micro_f1_full_depth: Share
     set_agreement: Share
     computed_time: Annotated[float, Field(ge=0)]
-    """Mean stage time a row is given, as a share of full depth, at `Costs.batch_rows`' largest batch."""
+    """Mean stage time of a row as a share of full depth, at the largest batch of `Costs`."""
     computed_time_single: Annotated[float, Field(ge=0)]
     """The same at batch 1."""
 
@@ -120,7 +118,7 @@ class SplitFacts(Record):
 class Manifest(Record):
     """`manifest.json`. `digest` covers every other field, `files` every other file."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str
     labels: tuple[str, ...]
     input: InputSpec

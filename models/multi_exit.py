@@ -1,4 +1,4 @@
-"""A multi-exit network in torch: a backbone in stages with one head at each exit, and its auxiliary loss.
+"""A multi-exit network in torch: stages with a head at each exit, and its auxiliary loss.
 
 Knows nothing of what the stages compute. Used offline only.
 """
@@ -13,13 +13,14 @@ from torch.nn import functional as F
 
 
 class PooledHead(nn.Module):
-    """Linear head on a feature map, pooled by maximum and mean: (batch, C, H, W) -> (batch, labels)."""
+    """Linear head on a feature map pooled by maximum and mean."""
 
     def __init__(self, channels: int, labels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * channels, labels)
 
     def forward(self, carry: Tensor) -> Tensor:
+        """(batch, C, H, W) -> logits (batch, labels)."""
         pooled = torch.cat([carry.amax((2, 3)), carry.mean((2, 3))], dim=1)  # (batch, 2 C)
         logits: Tensor = self.linear(pooled)
         return logits

@@ -13,7 +13,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Policy:
-    """A row leaves at the first exit that is on and whose score reaches the threshold, else at the last.
+    """A row leaves at the first exit that is on and whose threshold its score reaches.
+
+    Rows that reach none leave at the last exit.
 
     thresholds : one per exit but the last; None where the exit is off
 
@@ -47,7 +49,7 @@ class Policy:
         return np.asarray(score >= np.float32(threshold))
 
     def route(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        """The exit of every row, given its scores at all exits: K x float (n,) -> int (n,) in 1..K."""
+        """The exit of every row, by its scores at all exits: K x float (n,) -> int (n,) in 1..K."""
         exits = np.full(len(scores[0]), self.depth)
         for number in range(self.depth - 1, 0, -1):
             exits[self.leaves(number, scores[number - 1])] = number

@@ -42,6 +42,7 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, carry: Tensor) -> Tensor:
+        """(batch, C, H, W) -> (batch, C', H / stride, W / stride)."""
         return torch.relu(self.residual(carry) + self.skip(carry))
 
 

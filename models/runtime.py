@@ -1,17 +1,21 @@
 """The stage runtime: one ONNX Runtime session per stage, weights disjoint.
 
-Knows nothing of policies, requests or clocks. Sessions are thread-safe: lanes may share one runtime.
+Knows nothing of policies, requests or clocks. Sessions are thread-safe: lanes may share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from models.graph import STAGE_OUTPUTS, split_stages
 from models.heads import output_name
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Carry = tuple[np.ndarray, ...]
 
@@ -82,7 +86,7 @@ class StageRuntime:
         return len(self._sessions)
 
     def run(self, stage: int, carry: Carry) -> tuple[Answers, Carry]:
-        """Run stage `stage` (1..K) on the rows of `carry`; the carry into stage 1 is the model's input."""
+        """Run stage `stage` (1..K) on the rows of `carry`; into stage 1 goes the model's input."""
         feeds = dict(zip(self._inputs[stage - 1], carry, strict=True))
         outputs = self._sessions[stage - 1].run(self._outputs[stage - 1], feeds)
         return Answers(*outputs[: len(STAGE_OUTPUTS)]), tuple(outputs[len(STAGE_OUTPUTS) :])
@@ -113,8 +117,8 @@ class StageRuntime:
         ]
 
 
-def open_session(model: bytes, threads: int = 1):  # type: ignore[no-untyped-def]
-    """An ONNX Runtime session on the CPU; its threads do not spin, several sessions share the cores."""
+def open_session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the CPU; threads do not spin, as sessions share the cores."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

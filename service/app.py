@@ -16,7 +16,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.store import load_bundle
 
-logger = logging.getLogger("offramp.service")
+# below "bentoml", whose handlers the server sets up
+logger = logging.getLogger("bentoml.offramp")
 
 
 async def _instance_app(scope: Any, receive: Any, send: Any) -> None:
@@ -33,7 +34,7 @@ class Offramp:
     @bentoml.on_deployment
     @staticmethod
     def check_bundle() -> None:
-        """Before any worker starts: a bad bundle ends the server with one line, not a loop of restarts."""
+        """Before any worker starts: a bad bundle ends the server, instead of a loop of restarts."""
         try:
             load_bundle(Settings().bundle)
         except OfframpError as error:

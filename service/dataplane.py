@@ -111,7 +111,8 @@ def parse_policy(name: str, manifest: Manifest) -> Policy:
     if match and 1 <= int(match[1]) <= manifest.depth:
         return Policy.at_exit(int(match[1]), manifest.depth)
     raise InvalidInput(
-        f"policy: found {name[:40]!r}, expected 'certified', 'full' or 'exit:<k>' with k from 1 to {manifest.depth}"
+        f"policy: found {name[:40]!r}, expected 'certified', 'full' or 'exit:<k>' with k from 1 "
+        f"to {manifest.depth}"
     )
 
 
@@ -130,5 +131,6 @@ def check_rows(rows: np.ndarray, spec: InputSpec, max_rows: int) -> None:
     if not finite.all():
         row, *position = (int(index) for index in np.argwhere(~finite)[0])
         raise InvalidInput(
-            f"rows: found {rows[(row, *position)]} in row {row} at {position}, expected finite {spec.dtype} numbers"
+            f"rows: found {rows[(row, *position)]} in row {row} at {position}, expected finite "
+            f"{spec.dtype} numbers"
         )

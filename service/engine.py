@@ -28,7 +28,7 @@ class Routed:
 
 
 class Engine:
-    """Lanes take whole requests in order and run them stage after stage, dropping the rows that left.
+    """Lanes take whole requests in order and run them stage by stage, dropping rows that left.
 
     Parameters
     ----------
@@ -74,7 +74,8 @@ class Engine:
             raise Unavailable("the service is stopping: send the request to another instance")
         if self._queue_rows + rows > self._max_queue_rows:
             raise Overloaded(
-                f"the queue is full: {self._queue_rows} of {self._max_queue_rows} rows are waiting and the request "
+                f"the queue is full: {self._queue_rows} of {self._max_queue_rows} rows are "
+                f"waiting and the request "
                 f"brings {rows}; try again later"
             )
         self._count_queue(rows)

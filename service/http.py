@@ -14,19 +14,32 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from models.errors import InvalidInput, OfframpError, Overloaded, PayloadTooLarge, Unavailable
+from models.errors import (
+    Cancelled,
+    InvalidInput,
+    OfframpError,
+    Overloaded,
+    PayloadTooLarge,
+    Unavailable,
+)
 from service.dataplane import Dataplane
 from service.schema import describe_mismatch, request_model, response_body
 
-logger = logging.getLogger("offramp.http")
+logger = logging.getLogger("bentoml.offramp.http")
 
-STATUS: dict[type[OfframpError], int] = {
-    InvalidInput: 400,
-    PayloadTooLarge: 413,
-    Overloaded: 429,
-    Unavailable: 503,
+STATUS = {
+    InvalidInput.reason: 400,
+    PayloadTooLarge.reason: 413,
+    Overloaded.reason: 429,
+    Cancelled.reason: 499,
+    Unavailable.reason: 503,
 }
-RETRY_AFTER_SECONDS = 1
+HEADERS = {
+    # without it the server would go on reading a body that nobody wants
+    PayloadTooLarge.reason: {"Connection": "close"},
+    Overloaded.reason: {"Retry-After": "1"},
+    Unavailable.reason: {"Retry-After": "1"},
+}
 
 
 def create_app(dataplane: Dataplane) -> Starlette:
@@ -56,7 +69,6 @@ def create_app(dataplane: Dataplane) -> Starlette:
         exception_handlers={
             OfframpError: _domain_error,
             HTTPException: _http_error,
-            ClientDisconnect: _client_gone,
             Exception: _internal_error,
         },
     )
@@ -64,31 +76,28 @@ def create_app(dataplane: Dataplane) -> Starlette:
 
 async def _read_body(request: Request, limit: int) -> bytes:
     """The whole body, refused as soon as it is known to be over the limit."""
-    body = bytearray()
+    too_large = PayloadTooLarge(f"body: found over {limit} bytes; send fewer rows per request")
     announced = request.headers.get("content-length", "")
-    too_large = announced.isdecimal() and int(announced[:20]) > limit
-    async for chunk in request.stream() if not too_large else ():  # type: ignore[union-attr]
-        body += chunk
-        too_large = len(body) > limit
-        if too_large:
-            break
-    if too_large:
-        raise PayloadTooLarge(f"body: found more than {limit} bytes; send fewer rows per request")
+    if announced.isdecimal() and int(announced[:19]) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise Cancelled("the client went away before its request was complete") from None
     return bytes(body)
 
 
-async def _domain_error(_: Request, error: Exception) -> Response:
-    status = STATUS.get(type(error), 500)  # type: ignore[call-overload]
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else None
-    return JSONResponse({"error": str(error)}, status, headers)
+async def _domain_error(_: Request, error: Any) -> Response:
+    status = STATUS.get(error.reason, 500)
+    return JSONResponse({"error": str(error)}, status, HEADERS.get(error.reason))
 
 
 async def _http_error(_: Request, error: Any) -> Response:
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
-
-
-async def _client_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)
 
 
 async def _internal_error(_: Request, error: Exception) -> Response:

@@ -14,8 +14,8 @@ REQUEST_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 class Metrics:
     """Counters of one service.
 
-    BentoML runs prometheus_client in multiprocess mode: every gauge names its mode, and values are collected
-    from all processes.
+    BentoML runs prometheus_client in multiprocess mode: every gauge names its mode, and values are
+    collected from all processes.
     """
 
     def __init__(self) -> None:

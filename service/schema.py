@@ -42,9 +42,9 @@ def describe_mismatch(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=True)[0]
     place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"]).lstrip(".")
     kind, found = first["type"], first["input"]
-    expected = first["msg"][0].lower() + first["msg"][1:]
+    expected = first["msg"].replace("Input should be", "expected")
     if kind == "json_invalid":
-        return f"body: {expected}; expected a JSON object with the field 'rows'"
+        return f"body: {first['msg']}; expected a JSON object with the field 'rows'"
     if kind in ("too_short", "too_long"):
         context = first["ctx"]
         bound = context.get("min_length", context.get("max_length"))
@@ -56,7 +56,7 @@ def describe_mismatch(error: ValidationError) -> str:
 
 
 def response_body(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
-    """The response: per row its labels with probabilities, exit, score, and whether it is certified."""
+    """The response: per row its labels, probabilities, exit, score, and whether it is certified."""
     answers = prediction.routed.answers
     columns = zip(
         answers.probabilities,

@@ -1,4 +1,4 @@
-"""Finds the bundle that `OFFRAMP_BUNDLE` names: a directory, or a tag in the BentoML model store."""
+"""Finds the bundle that `OFFRAMP_BUNDLE` names: a directory, or a tag in the model store."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def _stored(tag: str) -> Path:
         return Path(bentoml.models.get(tag).path)
     except (BentoMLException, ValueError) as error:
         raise BundleError(
-            f"OFFRAMP_BUNDLE names no bundle: {tag!r} is neither a directory nor a tag in the BentoML model store; "
+            f"OFFRAMP_BUNDLE names no bundle: {tag!r} is neither a directory nor a tag in the "
+            f"BentoML model store; "
             "make one with `offramp demo --out bundles/digits`"
         ) from error

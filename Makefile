@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV ?= .venv
+BUNDLE ?= bundles/digits
+HOST ?= 127.0.0.1
+PORT ?= 3000
+BIN = $(VENV)/bin
+
+export BENTOML_DO_NOT_TRACK = True
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: serve bundle bento test test-fast lint format clean
+
+serve: $(VENV)/.calibration $(BUNDLE)/manifest.json ## build the default bundle once and serve it
+	OFFRAMP_BUNDLE=$(BUNDLE) exec $(BIN)/bentoml serve service.app:Offramp --host $(HOST) --port $(PORT)
+
+bundle: $(BUNDLE)/manifest.json ## train, calibrate and certify the default model
+
+bento: $(VENV)/.calibration bundles/digits/manifest.json ## package service and default bundle as a Bento
+	$(BIN)/bentoml build
+
+test: $(VENV)/.dev ## the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## without the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) bundles
+
+# An existing bundle is never rebuilt by make: `offramp demo --force` does that.
+$(BUNDLE)/manifest.json: | $(VENV)/.calibration
+	$(BIN)/offramp demo --out $(BUNDLE)
+
+$(VENV)/.calibration: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "installing packages into $(VENV) (once, some minutes)"
+	$(PIP_INSTALL) --editable '.[calibration]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "installing packages into $(VENV) (once, some minutes)"
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.calibration
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "offramp needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1); name another with make PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
