@@ -5,6 +5,8 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,8 +21,8 @@ def exit_table(manifest: Manifest) -> Table:
     costs = manifest.costs
     table = Table(
         title=f"{manifest.name}: exits on the test split ({manifest.splits['test'].rows} rows)",
-        caption=f"stage ms at batch {costs.batch_rows[0]} / {costs.batch_rows[-1]}, one thread of "
-        f"{costs.machine}",
+        caption=f"stage ms: at batch {costs.batch_rows[0]} / {costs.batch_rows[-1]}, one thread; "
+        f"time: if all rows left there\n{costs.machine}",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -30,12 +32,15 @@ def exit_table(manifest: Manifest) -> Table:
         "W to labels",
         "micro-F1",
         "stage ms",
+        "time",
         "threshold",
         "leaving",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
-    for exit_, profile, milliseconds in zip(
-        manifest.exits, manifest.test.exits, costs.stage_milliseconds, strict=True
+    largest_batch = np.array(costs.stage_milliseconds)[:, -1]
+    until_exit = np.cumsum(largest_batch) / largest_batch.sum()
+    for exit_, profile, milliseconds, share in zip(
+        manifest.exits, manifest.test.exits, costs.stage_milliseconds, until_exit, strict=True
     ):
         table.add_row(
             str(exit_.number),
@@ -43,6 +48,7 @@ def exit_table(manifest: Manifest) -> Table:
             f"{profile.w_labels.value:.3f} ±{profile.w_labels.spread:.3f}",
             f"{profile.micro_f1:.4f}",
             f"{milliseconds[0]:.2f} / {milliseconds[-1]:.2f}",
+            f"{share:.0%}",
             _threshold(exit_.threshold, last=exit_.number == manifest.depth),
             f"{profile.share_leaving:.1%}",
         )
