@@ -32,12 +32,17 @@ class Server:
     log: Path
 
     def stop(self) -> list[psutil.Process]:
-        """SIGTERM to the process that was started; returns what is still there afterwards."""
+        """SIGTERM to the process that was started; returns what outlived it, after killing it.
+
+        The server's worker has a session of its own: killing the process group would miss it.
+        """
         parent = psutil.Process(self.process.pid)
         family = [parent, *parent.children(recursive=True)]
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(STOP_SECONDS)
         _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for survivor in alive:
+            survivor.kill()
+        self.process.wait()
         return alive
 
 
@@ -61,8 +66,7 @@ def running(
         yield server
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            assert server.stop() == []
 
 
 def free_port() -> int:
