@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
-BUNDLE ?= bundles/digits
+DEFAULT_BUNDLE = bundles/digits
+BUNDLE ?= $(DEFAULT_BUNDLE)
 HOST ?= 127.0.0.1
 PORT ?= 3000
 BIN = $(VENV)/bin
@@ -10,12 +11,13 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constrain
 
 .PHONY: serve bundle bento test test-fast lint format clean
 
-serve: $(VENV)/.calibration $(BUNDLE)/manifest.json ## build the default bundle once and serve it
+# Only the default bundle is built; any other that is missing is for the service to refuse.
+serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## build the default bundle once and serve it
 	OFFRAMP_BUNDLE=$(BUNDLE) exec $(BIN)/bentoml serve service.app:Offramp --host $(HOST) --port $(PORT)
 
-bundle: $(BUNDLE)/manifest.json ## train, calibrate and certify the default model
+bundle: $(DEFAULT_BUNDLE)/manifest.json ## train, calibrate and certify the default model
 
-bento: $(VENV)/.calibration bundles/digits/manifest.json ## package service and default bundle as a Bento
+bento: $(VENV)/.calibration bundle ## package service and default bundle as a Bento
 	$(BIN)/bentoml build
 
 test: $(VENV)/.dev ## the whole suite
@@ -37,8 +39,8 @@ clean:
 	rm -rf $(VENV) bundles
 
 # An existing bundle is never rebuilt by make: `offramp demo --force` does that.
-$(BUNDLE)/manifest.json: | $(VENV)/.calibration
-	$(BIN)/offramp demo --out $(BUNDLE)
+$(DEFAULT_BUNDLE)/manifest.json: | $(VENV)/.calibration
+	$(BIN)/offramp demo --out $(DEFAULT_BUNDLE)
 
 $(VENV)/.calibration: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "installing packages into $(VENV) (once, some minutes)"

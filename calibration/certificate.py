@@ -149,4 +149,4 @@ def _refusal(epsilon: float, delta: float, rows: int, losses: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.4g}%"
+    return f"{100 * share:.10g}%"

@@ -36,7 +36,7 @@ def demo(
         float, typer.Option(help="Share of label sets that may differ from the full model's.")
     ] = 0.02,
     delta: Annotated[float, typer.Option(help="Chance that the promise does not hold.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of data, training and sub-samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data, training and sub-samples.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the manifest as JSON.")

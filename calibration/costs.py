@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.errors import CalibrationError
 from models.manifest import Costs
 from models.runtime import Carry, StageRuntime
 
@@ -27,6 +28,11 @@ def measure_costs(runtime: StageRuntime, inputs: np.ndarray, progress: Progress)
     runtime : its sessions' threads are what is measured
     inputs : at least 32 rows of real data
     """
+    if len(inputs) < max(BATCH_ROWS):
+        raise CalibrationError(
+            f"the tune split has {len(inputs)} rows, expected at least {max(BATCH_ROWS)} to "
+            "measure the stages' costs; give it more rows"
+        )
     carries = {batch: _carries(runtime, inputs[:batch]) for batch in BATCH_ROWS}
     times = np.zeros((ROUNDS, runtime.depth, len(BATCH_ROWS)))
     for number in progress.track(range(ROUNDS), description="stage costs"):

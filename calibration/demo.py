@@ -12,8 +12,9 @@ from calibration.digits import compose_digits
 from calibration.pipeline import CalibrationOptions, calibrate
 from calibration.report import draw_profile
 from calibration.training import TrainingConfig, train_network
+from models.backbone import Backbone
 from models.bundle import MODEL, Bundle, check_target, write_bundle
-from models.export import Backbone, export_network
+from models.export import export_network
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -23,7 +23,7 @@ def measure_split(
     labels: np.ndarray,
     policy: Policy,
     costs: Costs,
-    rng: np.random.Generator,
+    seed: int,
     progress: Progress,
 ) -> Measurement:
     """Profile every exit and the policy.
@@ -32,10 +32,11 @@ def measure_split(
     ----------
     answers : K, one per exit, over n rows
     labels : bool (n, L), the true label sets
+    seed : draws the sub-samples, the same ones for every exit
     """
     exits = policy.route([exit_answers.score for exit_answers in answers])
     profiles = [
-        _profile(number, exit_answers, answers[-1], labels, float(np.mean(exits == number)), rng)
+        _profile(number, exit_answers, answers[-1], labels, float(np.mean(exits == number)), seed)
         for number, exit_answers in enumerate(
             progress.track(answers, description=f"W-distances, {split}"), start=1
         )
@@ -58,15 +59,15 @@ def _profile(
     teacher: Answers,
     labels: np.ndarray,
     share_leaving: float,
-    rng: np.random.Generator,
+    seed: int,
 ) -> ExitProfile:
     truth = labels.astype(np.float32)
     return ExitProfile(
         exit=number,
-        w_teacher=exact_distance(answers.probabilities, teacher.probabilities, rng),
-        w_teacher_sliced=sliced_distance(answers.probabilities, teacher.probabilities, rng),
-        w_labels=exact_distance(answers.probabilities, truth, rng),
-        w_labels_sliced=sliced_distance(answers.probabilities, truth, rng),
+        w_teacher=exact_distance(answers.probabilities, teacher.probabilities, seed),
+        w_teacher_sliced=sliced_distance(answers.probabilities, teacher.probabilities, seed),
+        w_labels=exact_distance(answers.probabilities, truth, seed),
+        w_labels_sliced=sliced_distance(answers.probabilities, truth, seed),
         micro_f1=micro_f1(answers.labels, labels),
         share_leaving=share_leaving,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     from rich.progress import Progress
 
-    from models.export import Backbone
+    from models.backbone import Backbone
 
 RECORDED_VERSIONS = (
     "numpy",
@@ -77,9 +77,11 @@ def calibrate(
     certify_answers = _all_exits(runtime, splits.certify.inputs, "certify", progress)
     policy, certificate = certify(path, certify_answers, options.epsilon, options.delta)
     costs = measure_costs(runtime, splits.tune.inputs, progress)
-    profile = measure_split("tune", tune, splits.tune.labels, policy, costs, rng, progress)
+    profile = measure_split("tune", tune, splits.tune.labels, policy, costs, options.seed, progress)
     test_answers = _all_exits(runtime, splits.test.inputs, "test", progress)
-    test = measure_split("test", test_answers, splits.test.labels, policy, costs, rng, progress)
+    test = measure_split(
+        "test", test_answers, splits.test.labels, policy, costs, options.seed, progress
+    )
     manifest = Manifest(
         name=options.name,
         labels=splits.fit.names,

@@ -22,7 +22,7 @@ def exit_table(manifest: Manifest) -> Table:
     table = Table(
         title=f"{manifest.name}: exits on the test split ({manifest.splits['test'].rows} rows)",
         caption=f"stage ms: at batch {costs.batch_rows[0]} / {costs.batch_rows[-1]}, one thread; "
-        f"time: if all rows left there\n{costs.machine}",
+        f"time: if all rows left there\n±: over sub-samples; {costs.machine}",
         box=box.SIMPLE_HEAD,
         padding=0,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.transport import anchored_distance
+from models.errors import CalibrationError
 from models.policy import Policy
 from models.runtime import Answers
 
@@ -56,10 +57,15 @@ def threshold_curve(
     points : thresholds, at equal steps of the share of rows leaving
     min_rows : the fewest rows to measure a distance on; on fewer, one loss hides all below it
     """
+    if len(answers) < min_rows:
+        raise CalibrationError(
+            f"the tune split has {len(answers)} rows, expected at least {min_rows} to measure W "
+            "on; give it more rows"
+        )
     chosen = rng.choice(len(answers), min(rows, len(answers)), replace=False)
     order = chosen[np.argsort(-answers.score[chosen], kind="stable")]
     scores = answers.score[order]
-    counts = np.unique(np.linspace(min(min_rows, len(order)), len(order), points).astype(int))
+    counts = np.unique(np.linspace(min_rows, len(order), points).astype(int))
     # a threshold takes all rows of equal score with it
     thresholds = np.unique(scores[counts - 1])[::-1]
     distances = []
@@ -83,6 +89,8 @@ def policy_path(curves: Sequence[ThresholdCurve]) -> list[Policy]:
     ----------
     curves : K - 1, one per exit but the last
     """
+    if not curves:
+        return []
     tolerances = np.unique(np.concatenate([curve.envelope for curve in curves]))
     policies = [Policy(tuple(curve.threshold(w) for curve in curves)) for w in tolerances]
     return list(dict.fromkeys(policies))

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from models.errors import BundleError
-from models.manifest import Manifest
+from models.manifest import Manifest, content_digest
+
+if TYPE_CHECKING:
+    import onnx
+    from google.protobuf.message import Message
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,10 @@ def check_target(path: Path, force: bool) -> None:
     Raises
     ------
     BundleError
-        When something is there already and `force` is not given, or is there and is not a bundle.
+        When something is there already and `force` is not given, when what is there is not a
+        bundle, or when nothing can be written there.
     """
+    _workspace(path).rmdir()
     if not path.exists() and not path.is_symlink():
         return
     if not (path / MANIFEST).is_file() or path.is_symlink():
@@ -70,15 +82,14 @@ def write_bundle(
     """
     check_target(path, force)
     sealed = manifest.sealed({name: _sha256(content) for name, content in files.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    workspace = _workspace(path)
     try:
         fresh = workspace / "fresh"
         fresh.mkdir()
         for name, content in {**files, MANIFEST: _json(sealed)}.items():
             _write_durably(fresh / name, content)
         written = read_bundle(fresh)
-        _swap(fresh, path, workspace / "replaced")
+        _put_in_place(fresh, path)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
     return replace(written, path=path)
@@ -115,6 +126,18 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, contents[MODEL])
 
 
+def _workspace(path: Path) -> Path:
+    """A fresh directory beside `path`, on the same file system."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise BundleError(
+            f"nothing can be written beside {path} ({error.strerror}: {error.filename}); "
+            "choose another --out"
+        ) from error
+
+
 def _read_manifest(path: Path) -> Manifest:
     content = _read_file(path, MANIFEST)
     try:
@@ -127,7 +150,7 @@ def _read_manifest(path: Path) -> Manifest:
             f"{first['msg']}; "
             "restore the bundle or calibrate again with this version"
         ) from error
-    if manifest.digest != manifest.content_digest():
+    if manifest.digest != content_digest(json.loads(content)):
         raise BundleError(
             f"{path / MANIFEST} was altered: its content does not match its digest; "
             "thresholds and certificate cannot be trusted, restore the bundle or calibrate again"
@@ -164,26 +187,51 @@ def _check_self_contained(path: Path, content: bytes) -> None:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise BundleError(f"{path} is not an ONNX model: {error}") from error
-    attributes = (a for node in model.graph.node for a in node.attribute if a.HasField("t"))
-    for tensor in [*model.graph.initializer, *(attribute.t for attribute in attributes)]:
+    for tensor in _tensors(model):
         if uses_external_data(tensor):
             raise BundleError(
-                f"{path} keeps tensor {tensor.name!r} in an external file: a bundle's weights "
-                f"lie in {MODEL}"
+                f"{path} keeps tensor {tensor.name!r} in an external file: a bundle's weights lie "
+                f"in {MODEL}"
             )
 
 
-def _swap(fresh: Path, path: Path, replaced: Path) -> None:
-    """Put `fresh` in the place of `path`; on failure what was there comes back."""
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in a model: in attributes, inner graphs and functions too."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                yield from _tensors(part)
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    """Rename `fresh` to `path`; a bundle that is there is whole at every moment."""
     if not path.exists():
         fresh.rename(path)
         return
-    path.rename(replaced)
+    if _exchange(fresh, path):
+        return
+    # no exchange on this file system: a kill between the renames leaves the old bundle beside
+    aside = path.with_name(f".{path.name}-replaced")
     try:
+        path.rename(aside)
         fresh.rename(path)
     except BaseException:
-        replaced.rename(path)
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         raise
+    shutil.rmtree(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places in one step (rename(2) of Linux); whether it was done."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    arguments = (AT_FDCWD, bytes(one), AT_FDCWD, bytes(other), RENAME_EXCHANGE)
+    return renameat2 is not None and renameat2(*arguments) == 0
 
 
 def _write_durably(path: Path, content: bytes) -> None:

@@ -45,6 +45,12 @@ class BundleError(OfframpError):
     reason = "bundle"
 
 
+class SettingsError(OfframpError):
+    """A setting of the service that cannot be used."""
+
+    reason = "settings"
+
+
 class GraphError(OfframpError):
     """A model graph that cannot be split where it was asked to be."""
 

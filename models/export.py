@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
 import torch
 
+from models.backbone import Backbone
 from models.heads import output_name
 
 if TYPE_CHECKING:
@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     import onnx
 
     from models.multi_exit import MultiExitNetwork
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A graph whose outputs are `exit{k}_logits` for k = 1..K, and where it may be cut.
-
-    model : the ONNX graph; dimension 0 of the input is the batch
-    input_name : the graph's one input
-    carries : K - 1 groups of tensor names; group k crosses the cut behind exit k
-    """
-
-    model: onnx.ModelProto
-    input_name: str
-    carries: tuple[tuple[str, ...], ...]
 
 
 def export_network(

@@ -15,11 +15,10 @@ STAGE_OUTPUTS: tuple[OutputKind, ...] = ("probabilities", "labels", "score")
 
 
 def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
-    """Split `model` into K stages.
+    """Split a multi-head graph into K stages.
 
-    Stage k takes the carry of cut k - 1 (stage 1: the graph's inputs) and gives
-    `exit{k}_probabilities`, `exit{k}_labels`, `exit{k}_score`, then the carry of cut k. Every
-    weight lands in the stages that read it.
+    Stage k gives `exit{k}_probabilities`, `exit{k}_labels`, `exit{k}_score`, then the carry of
+    cut k.
 
     Parameters
     ----------
@@ -29,7 +28,30 @@ def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> li
     Raises
     ------
     GraphError
-        When a carry is not a tensor of the graph, or a stage needs a tensor that its cut does not
+        See `split_graph`.
+    """
+    depth = len(carries) + 1
+    answers = [[output_name(k, kind) for kind in STAGE_OUTPUTS] for k in range(1, depth + 1)]
+    return split_graph(model, carries, answers)
+
+
+def split_graph(
+    model: onnx.ModelProto, carries: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]
+) -> list[onnx.ModelProto]:
+    """Split `model` at its cuts; every weight lands in the stages that read it.
+
+    Stage k takes the carry of cut k - 1 (stage 1: the graph's inputs) and gives its answers, then
+    the carry of cut k.
+
+    Parameters
+    ----------
+    carries : K - 1 groups of tensor names
+    answers : K groups of tensor names
+
+    Raises
+    ------
+    GraphError
+        When a name is not a tensor of the graph, or a stage needs a tensor that its cut does not
         carry.
     """
     from onnx.shape_inference import infer_shapes
@@ -37,15 +59,16 @@ def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> li
 
     extractor = Extractor(infer_shapes(model))
     initializers = {tensor.name for tensor in model.graph.initializer}
-    entries = [[value.name for value in model.graph.input if value.name not in initializers]]
-    entries += [list(carry) for carry in carries]
+    inputs = [value.name for value in model.graph.input if value.name not in initializers]
+    entries = [inputs, *carries]
     stages = []
-    for number, entry in enumerate(entries, start=1):
-        outputs = [output_name(number, kind) for kind in STAGE_OUTPUTS]
-        if number < len(entries):
-            outputs += entries[number]
+    for number, (entry, answer, carry) in enumerate(
+        zip(entries, answers, [*carries, ()], strict=True), start=1
+    ):
+        # a graph input that is carried on is an input of this stage already, not an output
+        outputs = [*answer, *(name for name in carry if name not in entry)]
         try:
-            stage = extractor.extract_model(entry, outputs)
+            stage = extractor.extract_model(list(entry), outputs)
         except ValueError as error:
             raise GraphError(f"stage {number} cannot be cut out of the graph: {error}") from error
         _check_closed(stage, number)

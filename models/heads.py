@@ -94,7 +94,7 @@ def _attach_head(graph: onnx.GraphProto, number: int, calibration: HeadCalibrati
     labels = node("GreaterOrEqual", [probabilities, thresholds], output_name(number, "labels"))
     room = node(
         "Where",
-        [labels, constant("room_above", 1 - calibration.thresholds), thresholds],
+        [labels, constant("room_above", 1 - calibration.thresholds.astype(np.float32)), thresholds],
         f"{prefix}room",
     )
     distance = node(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -135,7 +136,9 @@ class Manifest(Record):
     digest: str = ""
 
     @model_validator(mode="after")
-    def _exits_are_whole(self) -> Manifest:
+    def _is_consistent(self) -> Manifest:
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels must have at least one name, each once")
         numbers = [exit_.number for exit_ in self.exits]
         if numbers != list(range(1, len(numbers) + 1)) or not numbers:
             raise ValueError(f"exits must be numbered 1..K, found {numbers}")
@@ -163,8 +166,12 @@ class Manifest(Record):
     def sealed(self, files: dict[str, str]) -> Manifest:
         """The same manifest with the files' hashes and its own digest."""
         named = self.model_copy(update={"files": files})
-        return named.model_copy(update={"digest": named.content_digest()})
+        digest = content_digest(named.model_dump(mode="json"))
+        return named.model_copy(update={"digest": digest})
 
-    def content_digest(self) -> str:
-        """sha256 over the JSON of every field but `digest`."""
-        return hashlib.sha256(self.model_dump_json(exclude={"digest"}).encode()).hexdigest()
+
+def content_digest(document: dict[str, Any]) -> str:
+    """sha256 over a manifest's JSON document, as it stands, without its field `digest`."""
+    content = {name: value for name, value in document.items() if name != "digest"}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

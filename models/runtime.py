@@ -36,6 +36,15 @@ class Answers:
     def __len__(self) -> int:
         return len(self.score)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Answers]) -> Answers:
+        """The rows of all parts, in their order."""
+        return cls(
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.score for part in parts]),
+        )
+
     def take(self, rows: np.ndarray) -> Answers:
         """The answers of some rows, by index or by mask."""
         return Answers(self.probabilities[rows], self.labels[rows], self.score[rows])
@@ -81,6 +90,11 @@ class StageRuntime:
         ]
 
     @property
+    def input_names(self) -> list[str]:
+        """The model's inputs: what the carry into stage 1 holds."""
+        return self._inputs[0]
+
+    @property
     def depth(self) -> int:
         """Number of stages K."""
         return len(self._sessions)
@@ -107,14 +121,7 @@ class StageRuntime:
                 parts[stage - 1].append(answers)
             if advance:
                 advance(rows)
-        return [
-            Answers(
-                np.concatenate([part.probabilities for part in exit_parts]),
-                np.concatenate([part.labels for part in exit_parts]),
-                np.concatenate([part.score for part in exit_parts]),
-            )
-            for exit_parts in parts
-        ]
+        return [Answers.concatenate(exit_parts) for exit_parts in parts]
 
 
 def open_session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession:

@@ -13,8 +13,8 @@ from models.errors import OfframpError
 from service.dataplane import Dataplane
 from service.http import create_app
 from service.metrics import Metrics
-from service.settings import Settings
-from service.store import load_bundle
+from service.settings import load_settings
+from service.store import load_bundle, open_runtime
 
 # below "bentoml", whose handlers the server sets up
 logger = logging.getLogger("bentoml.offramp")
@@ -36,14 +36,14 @@ class Offramp:
     def check_bundle() -> None:
         """Before any worker starts: a bad bundle ends the server, instead of a loop of restarts."""
         try:
-            load_bundle(Settings().bundle)
+            open_runtime(load_bundle(load_settings().bundle))
         except OfframpError as error:
             raise BentoMLConfigException(str(error)) from None
 
     def __init__(self) -> None:
-        settings = Settings()
+        settings = load_settings()
         bundle = load_bundle(settings.bundle)
-        self.dataplane = Dataplane(bundle, settings, Metrics())
+        self.dataplane = Dataplane(bundle, open_runtime(bundle), settings, Metrics())
         self.door = create_app(self.dataplane)
 
     @bentoml.on_startup

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from models.bundle import Bundle
-from models.errors import InvalidInput, OfframpError
+from models.errors import Cancelled, InvalidInput, OfframpError
 from models.manifest import InputSpec, Manifest
 from models.policy import Policy
 from models.runtime import StageRuntime
@@ -37,13 +38,14 @@ class Prediction:
 class Dataplane:
     """Serves one bundle."""
 
-    def __init__(self, bundle: Bundle, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: StageRuntime, settings: Settings, metrics: Metrics
+    ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.max_rows = settings.max_rows
         self.max_body_bytes = settings.max_body_bytes
         self.metrics = metrics
         self.ready = False
-        runtime = StageRuntime(bundle.model, bundle.manifest.carries)
         self._engine = Engine(runtime, metrics, settings.lanes, settings.max_queue_rows)
 
     async def warm_up(self) -> None:
@@ -76,6 +78,7 @@ class Dataplane:
             chosen = parse_policy(policy, self.manifest)
             check_rows(rows, self.manifest.input, self.max_rows)
             routed = await self._engine.run(rows, chosen)
+            check_answers(routed)
         seconds = perf_counter() - start
         self._count(routed, seconds)
         certified = (routed.exits == self.manifest.depth) | (chosen == self.manifest.policy)
@@ -88,6 +91,9 @@ class Dataplane:
             yield
         except OfframpError as error:
             self.metrics.requests.labels(error.reason).inc()
+            raise
+        except asyncio.CancelledError:
+            self.metrics.requests.labels(Cancelled.reason).inc()
             raise
         except Exception:
             self.metrics.requests.labels(OfframpError.reason).inc()
@@ -114,6 +120,16 @@ def parse_policy(name: str, manifest: Manifest) -> Policy:
         f"policy: found {name[:40]!r}, expected 'certified', 'full' or 'exit:<k>' with k from 1 "
         f"to {manifest.depth}"
     )
+
+
+def check_answers(routed: Routed) -> None:
+    """Refuse rows whose values were finite but made the model overflow."""
+    overflown = np.flatnonzero(~np.isfinite(routed.answers.score))
+    if len(overflown):
+        raise InvalidInput(
+            f"rows: the model has no finite answer to the values of row {overflown[0]}; expected "
+            "values of the size that it was trained on"
+        )
 
 
 def check_rows(rows: np.ndarray, spec: InputSpec, max_rows: int) -> None:

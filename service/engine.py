@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 
-from models.errors import Overloaded, Unavailable
+from models.errors import Cancelled, Overloaded, Unavailable
 from models.policy import Policy
 from models.runtime import Answers, Carry, StageRuntime
 from service.metrics import Metrics
@@ -45,6 +46,7 @@ class Engine:
         self._lanes = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
         self._max_queue_rows = max_queue_rows
         self._queue_rows = 0
+        self._lock = threading.Lock()
         self._open = True
 
     async def run(self, inputs: np.ndarray, policy: Policy) -> Routed:
@@ -58,11 +60,15 @@ class Engine:
             When the engine is closed.
         """
         self._admit(len(inputs))
+        abandoned = threading.Event()
+        future = self._lanes.submit(self._run_stages, inputs, policy, abandoned)
+        # the rows stay counted until a lane is done with them, whether anybody still waits or not
+        future.add_done_callback(lambda _: self._count_queue(-len(inputs)))
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._lanes, self._run_stages, inputs, policy)
-        finally:
-            self._count_queue(-len(inputs))
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
 
     def close(self) -> None:
         """Refuse new rows, finish the admitted ones, stop the lanes."""
@@ -81,14 +87,17 @@ class Engine:
         self._count_queue(rows)
 
     def _count_queue(self, rows: int) -> None:
-        self._queue_rows += rows
-        self._metrics.queue_rows.set(self._queue_rows)
+        with self._lock:
+            self._queue_rows += rows
+            self._metrics.queue_rows.set(self._queue_rows)
 
-    def _run_stages(self, inputs: np.ndarray, policy: Policy) -> Routed:
+    def _run_stages(self, inputs: np.ndarray, policy: Policy, abandoned: threading.Event) -> Routed:
         carry: Carry = (inputs,)
         waiting = np.arange(len(inputs))  # rows still on their way, as indices into the request
         left: list[tuple[int, np.ndarray, Answers]] = []
         for stage in range(1, self._runtime.depth + 1):
+            if abandoned.is_set():
+                raise Cancelled(f"the client went away before stage {stage}")
             start = perf_counter()
             answers, carry = self._runtime.run(stage, carry)
             self._metrics.stage_seconds.labels(str(stage)).observe(perf_counter() - start)
@@ -106,10 +115,5 @@ def _in_request_order(left: list[tuple[int, np.ndarray, Answers]]) -> Routed:
     """Join the rows that left at each exit, back in the order in which they came."""
     order = np.argsort(np.concatenate([rows for _, rows, _ in left]))
     exits = np.concatenate([np.full(len(rows), stage) for stage, rows, _ in left])
-    parts = [answers for _, _, answers in left]
-    joined = Answers(
-        np.concatenate([part.probabilities for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.score for part in parts]),
-    )
+    joined = Answers.concatenate([answers for _, _, answers in left])
     return Routed(joined.take(order), exits[order])

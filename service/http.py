@@ -23,7 +23,7 @@ from models.errors import (
     Unavailable,
 )
 from service.dataplane import Dataplane
-from service.schema import describe_mismatch, request_model, response_body
+from service.schema import describe_mismatch, refuse_unknown, request_model, response_body
 
 logger = logging.getLogger("bentoml.offramp.http")
 
@@ -53,6 +53,7 @@ def create_app(dataplane: Dataplane) -> Starlette:
                 parsed = body_model.model_validate_json(body)
             except ValidationError as error:
                 raise InvalidInput(describe_mismatch(error)) from error
+            refuse_unknown(parsed)
         with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
             rows = np.asarray(parsed.rows, dtype=np.float32)
         prediction = await dataplane.predict(rows, parsed.policy)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from models.errors import InvalidInput
 from models.manifest import InputSpec, Manifest
 from service.dataplane import Prediction
 
@@ -20,21 +21,22 @@ def request_model(spec: InputSpec, max_rows: int) -> Any:
     """
     row: Any = Number
     for size in reversed(spec.row_shape):
-        row = Annotated[list[row], Field(min_length=size, max_length=size)]
-    rows = Annotated[list[row], Field(min_length=1, max_length=max_rows)]
+        row = Annotated[list[row], Field(min_length=size, max_length=size, fail_fast=True)]
+    rows = Annotated[list[row], Field(min_length=1, max_length=max_rows, fail_fast=True)]
     return create_model(
         "PredictRequest",
-        __config__=ConfigDict(extra="forbid"),
+        # unknown fields are refused by `refuse_unknown`: pydantic would make an error of each
+        __config__=ConfigDict(extra="allow"),
         rows=(rows, ...),
         policy=(str, "certified"),
     )
 
 
-class Label(BaseModel):
-    """A label of the row's set."""
-
-    name: str
-    probability: float
+def refuse_unknown(request: BaseModel) -> None:
+    """Refuse a request with a field that has no meaning."""
+    for name in request.model_extra or ():
+        known = ", ".join(repr(field) for field in type(request).model_fields)
+        raise InvalidInput(f"found the unknown field {_brief(name)}, expected {known}")
 
 
 def describe_mismatch(error: ValidationError) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.bundle import Bundle, read_bundle
-from models.errors import BundleError
+import numpy as np
+
+from models.bundle import MODEL, Bundle, read_bundle
+from models.errors import BundleError, GraphError
+from models.runtime import Carry, StageRuntime
 
 
 def load_bundle(name: str) -> Bundle:
@@ -36,3 +39,33 @@ def _stored(tag: str) -> Path:
             f"BentoML model store; "
             "make one with `offramp demo --out bundles/digits`"
         ) from error
+
+
+def open_runtime(bundle: Bundle) -> StageRuntime:
+    """Split the bundle's model into stages and run one row through all of them.
+
+    Raises
+    ------
+    BundleError
+        When the model cannot be loaded, cut or run as the manifest says.
+    """
+    manifest = bundle.manifest
+    carry: Carry = (np.zeros((1, *manifest.input.row_shape), manifest.input.dtype),)
+    try:
+        runtime = StageRuntime(bundle.model, manifest.carries)
+        if runtime.input_names != [manifest.input.name]:
+            raise GraphError(
+                f"its inputs are {runtime.input_names}, expected [{manifest.input.name!r}]"
+            )
+        for stage in range(1, runtime.depth + 1):
+            answers, carry = runtime.run(stage, carry)
+            if answers.probabilities.shape != (1, len(manifest.labels)):
+                raise GraphError(
+                    f"exit {stage} gives {answers.probabilities.shape[-1]} probabilities, expected "
+                    f"{len(manifest.labels)}, one per label"
+                )
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise BundleError(
+            f"{bundle.path / MODEL} does not fit its manifest: {error}; calibrate again"
+        ) from error
+    return runtime

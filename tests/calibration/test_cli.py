@@ -49,3 +49,9 @@ def test_push_of_no_bundle_is_refused(tmp_path: Path) -> None:
     result = offramp("push", tmp_path, BENTOML_HOME=str(tmp_path))
     assert result.returncode == 2
     assert MANIFEST in result.stderr
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    result = offramp("demo", "--out", tmp_path / "new", "--seed", "-1")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr

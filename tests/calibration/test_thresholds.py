@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from calibration.thresholds import ThresholdCurve, policy_path, threshold_curve
+from models.errors import CalibrationError
 from models.policy import Policy
 from models.runtime import Answers
 
@@ -66,3 +67,13 @@ def test_policies_along_the_path_only_get_more_eager(answers: tuple[Answers, Ans
     routes = [policy.route(scores) for policy in policy_path(curves)]
     assert len(routes) > 5
     assert all((after <= before).all() for before, after in pairwise(routes))
+
+
+def test_too_few_rows_to_measure_on_are_said_so(answers: tuple[Answers, Answers]) -> None:
+    few = np.arange(99)
+    with pytest.raises(CalibrationError, match="99 rows, expected at least 100"):
+        threshold_curve(answers[0].take(few), answers[1].take(few), np.random.default_rng(0))
+
+
+def test_one_exit_has_an_empty_path() -> None:
+    assert policy_path([]) == []

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle import MODEL, Bundle
+from models.bundle import MODEL, Bundle, read_bundle, write_bundle
 from models.runtime import StageRuntime
 from tests.conftest import ROOT
 from tests.end_to_end.server import Server, free_port, running
@@ -75,7 +75,7 @@ def test_a_body_that_never_ends_is_cut_off(server: Server) -> None:
 
     try:
         status = httpx.post(f"{server.url}/predict", content=endless(), timeout=30).status_code
-    except httpx.TransportError:
+    except (httpx.WriteError, httpx.ReadError):
         status = 413  # the server closed while the client was still sending
     assert status == 413
     assert httpx.post(f"{server.url}/predict", content=REQUEST.read_bytes()).status_code == 200
@@ -108,7 +108,16 @@ def missing(bundle: Path) -> str:
     return "names no bundle"
 
 
-@pytest.mark.parametrize("damage", [altered, truncated, missing])
+def unfit(bundle: Path) -> str:
+    read = read_bundle(bundle)
+    first, *others = read.manifest.exits
+    exits = (first.model_copy(update={"carry": ("exit1_logits",)}), *others)
+    manifest = read.manifest.model_copy(update={"exits": exits})
+    write_bundle(bundle, manifest, {MODEL: read.model}, force=True)
+    return "does not fit its manifest"
+
+
+@pytest.mark.parametrize("damage", [altered, truncated, missing, unfit])
 def test_a_bad_bundle_does_not_start(tmp_path: Path, bundle: Bundle, damage) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
     words = damage(copy)
@@ -133,6 +142,20 @@ def test_a_bad_bundle_does_not_start(tmp_path: Path, bundle: Bundle, damage) -> 
     assert words in output
     assert str(copy) in output
     assert "Traceback" not in output
+
+
+def test_a_mistyped_bundle_is_refused_and_not_built(tmp_path: Path) -> None:
+    venv = Path(sys.executable).parent.parent
+    result = subprocess.run(
+        ["make", "serve", f"BUNDLE={tmp_path}/typo", f"PORT={free_port()}", f"VENV={venv}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert "names no bundle" in result.stdout + result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bento_holds_its_bundle_and_answers(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -11,9 +12,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from models.bundle import MANIFEST, MODEL, Bundle, read_bundle, write_bundle
+from models.bundle import MANIFEST, MODEL, Bundle, check_target, read_bundle, write_bundle
 from models.errors import BundleError
-from models.manifest import Manifest
+from models.manifest import content_digest
 from tests.conftest import ROOT
 
 
@@ -26,7 +27,7 @@ def edit_manifest(path: Path, change: Callable[[dict], None], seal: bool = False
     content = json.loads((path / MANIFEST).read_text())
     change(content)
     if seal:
-        content["digest"] = Manifest.model_validate(content).content_digest()
+        content["digest"] = content_digest(content)
     (path / MANIFEST).write_text(json.dumps(content))
 
 
@@ -101,6 +102,31 @@ def test_external_weights_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_external_weights_inside_a_branch_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(bundle.model)
+    branch = onnx.GraphProto(name="then")
+    tensor = branch.initializer.add(name="hidden", data_type=1, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret.bin")
+    model.graph.node.add(op_type="If").attribute.add(name="then_branch", type=5).g.CopyFrom(branch)
+    with pytest.raises(BundleError, match="'hidden' in an external file"):
+        write_bundle(tmp_path / "new", bundle.manifest, {MODEL: model.SerializeToString()})
+
+
+@pytest.mark.parametrize("target", ["file.txt/new", "file.txt"])
+def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path, target: str) -> None:
+    (tmp_path / "file.txt").write_text("precious")
+    with pytest.raises(BundleError, match="choose another --out"):
+        check_target(tmp_path / target, force=True)
+
+
+def test_the_order_and_layout_of_the_manifest_do_not_matter(copy: Path) -> None:
+    content = json.loads((copy / MANIFEST).read_text())
+    reordered = json.dumps(dict(reversed(content.items())), indent=None)
+    (copy / MANIFEST).write_text(reordered)
+    assert read_bundle(copy).manifest.digest == content["digest"]
+
+
 def test_a_bundle_is_not_replaced_without_force(bundle: Bundle, copy: Path) -> None:
     before = (copy / MANIFEST).read_bytes()
     with pytest.raises(BundleError, match="--force"):
@@ -122,24 +148,29 @@ def test_force_never_replaces_what_is_not_a_bundle(bundle: Bundle, tmp_path: Pat
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
-def test_an_interrupted_write_leaves_the_old_bundle_whole(
-    bundle: Bundle, copy: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_an_interrupt_at_any_rename_leaves_a_whole_bundle(
+    bundle: Bundle, copy: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool, moment: int
 ) -> None:
+    """The interrupt comes right after a rename has been done, as a signal's may."""
     renames = []
     rename = Path.rename
 
     def interrupted(self: Path, target: Path) -> Path:
         renames.append(self)
-        if self.name == "fresh":
+        done = rename(self, target)
+        if len(renames) == moment:
             raise KeyboardInterrupt
-        return rename(self, target)
+        return done
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    if not exchange:
+        monkeypatch.setattr("models.bundle._exchange", lambda one, other: False)
+    with contextlib.suppress(KeyboardInterrupt):
         write_bundle(copy, bundle.manifest, {MODEL: bundle.model}, force=True)
-    assert len(renames) == 3  # old away, new in (interrupted), old back
-    assert read_bundle(copy).manifest == bundle.manifest
-    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+    assert bool(renames) is not exchange
+    assert read_bundle(copy).manifest.exits == bundle.manifest.exits
 
 
 def test_a_killed_write_leaves_the_old_bundle_whole(copy: Path) -> None:

@@ -50,10 +50,12 @@ def test_graph_computes_the_documented_formulas(seed: int) -> None:
 
 
 @pytest.mark.parametrize("logit", [-100.0, 100.0])
-def test_certain_rows_score_one(logit: float) -> None:
-    calibration = HeadCalibration(np.ones(LABELS), np.zeros(LABELS), np.full(LABELS, 0.3))
-    _, _, score = run_head(calibration, np.full((2, LABELS), logit))
-    np.testing.assert_allclose(score, 1)
+def test_certain_rows_score_one_and_never_more(logit: float) -> None:
+    for threshold in np.linspace(0.05, 0.95, 100):
+        calibration = HeadCalibration(np.ones(LABELS), np.zeros(LABELS), np.full(LABELS, threshold))
+        _, _, score = run_head(calibration, np.full((2, LABELS), logit))
+        np.testing.assert_allclose(score, 1)
+        assert score.max() <= 1
 
 
 def test_a_row_on_the_edge_of_another_label_set_scores_zero() -> None:

@@ -10,12 +10,13 @@ from service.dataplane import Dataplane
 from service.http import create_app
 from service.metrics import Metrics
 from service.settings import Settings
+from service.store import open_runtime
 
 
 @pytest.fixture
 def dataplane(bundle: Bundle) -> Iterator[Dataplane]:
     settings = Settings(bundle=str(bundle.path), lanes=2, max_rows=64, max_body_bytes=2**20)
-    plane = Dataplane(bundle, settings, Metrics())
+    plane = Dataplane(bundle, open_runtime(bundle), settings, Metrics())
     yield plane
     plane.close()
 

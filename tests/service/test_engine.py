@@ -10,6 +10,7 @@ import pytest
 from models.errors import Overloaded, Unavailable
 from models.policy import Policy
 from models.runtime import Answers, Carry, StageRuntime, at_exits
+from service.dataplane import Dataplane
 from service.engine import Engine
 from service.metrics import Metrics
 
@@ -110,3 +111,37 @@ async def test_a_stage_that_fails_frees_its_place_in_the_queue(
     with pytest.raises(Exception, match="INVALID_ARGUMENT"):
         await engine.run(rows[:2, :, :, :3], Policy.full(4))
     assert queue_rows(engine) == 0
+
+
+async def test_a_request_nobody_waits_for_stops_and_stays_counted_until_it_has(
+    runtime: StageRuntime, rows: np.ndarray
+) -> None:
+    held = HeldRuntime(runtime)
+    metrics = Metrics()
+    engine = Engine(held, metrics, lanes=1, max_queue_rows=10)  # type: ignore[arg-type]
+    request = asyncio.create_task(engine.run(rows[:6], Policy.full(runtime.depth)))
+    await asyncio.to_thread(held.started.wait, 30)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert queue_rows(engine) == 6
+    held.release.set()
+    await asyncio.to_thread(engine.close)
+    assert queue_rows(engine) == 0
+    stages = [
+        metrics.registry.get_sample_value("offramp_stage_seconds_count", {"stage": str(k)})
+        for k in (1, 2)
+    ]
+    assert stages == [1, None]
+
+
+async def test_a_cancelled_request_is_counted_as_cancelled(
+    dataplane: Dataplane, rows: np.ndarray
+) -> None:
+    request = asyncio.create_task(dataplane.predict(rows[:1]))
+    await asyncio.sleep(0)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    counted = dataplane.metrics.registry.get_sample_value
+    assert counted("offramp_requests_total", {"outcome": "cancelled"}) == 1

@@ -158,20 +158,61 @@ def test_unknown_paths_and_methods_answer_in_json(client: TestClient) -> None:
     assert client.get("/predict").status_code == 405
 
 
+@pytest.mark.parametrize("value", [1e38, -3.4e38])
+def test_values_that_make_the_model_overflow_are_refused(
+    client: TestClient, rows: np.ndarray, value: float
+) -> None:
+    sent = rows[:3].astype(float)
+    sent[1] = value
+    error = refused(client, json.dumps({"rows": sent.tolist()}))
+    assert "no finite answer to the values of row 1" in error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{" + ",".join(f'"k{i}": 0' for i in range(60_000)) + ', "rows": [[[[0]]]]}',
+        '{"rows": [' + ",".join(['"a"'] * 200_000) + "]}",
+        '{"rows": [[[[' + ",".join(['"a"'] * 200_000) + "]]]]}",
+        '{"rows": [], "' + "k" * 900_000 + '": 1}',
+        '{"rows": [], "policy": "' + "k" * 900_000 + '"}',
+    ],
+    ids=["many fields", "many rows", "many values", "long field", "long policy"],
+)
+def test_a_body_full_of_mistakes_is_answered_with_the_first(client: TestClient, body: str) -> None:
+    assert len(refused(client, body)) < 300
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=10,
 )
-
-
-@settings(
+any_client = settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@any_client
 @given(st.binary(max_size=60) | json_values | st.fixed_dictionaries({"rows": json_values}))
 def test_nothing_a_client_sends_is_an_internal_error(client: TestClient, body: Any) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body)
     assert 400 <= client.post("/predict", content=content).status_code < 500
+
+
+@any_client
+@given(
+    place=st.tuples(st.integers(0, 1), st.integers(0, 31), st.integers(0, 31)), value=st.floats()
+)
+def test_no_value_in_a_well_formed_request_is_an_internal_error(
+    client: TestClient, rows: np.ndarray, place: tuple[int, int, int], value: float
+) -> None:
+    sent = rows[:2].astype(float)
+    sent[place[0], 0, place[1], place[2]] = value
+    response = client.post("/predict", content=json.dumps({"rows": sent.tolist()}))
+    assert response.status_code in (200, 400), response.text
+    if response.status_code == 200:
+        assert all(0 <= row["score"] <= 1 for row in response.json()["rows"])
 
 
 def test_metrics_count_requests_rows_and_exits(

@@ -3,13 +3,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from models.bundle import Bundle
+from models.bundle import MODEL, Bundle, write_bundle
 from models.errors import BundleError
-from service.store import load_bundle
+from models.manifest import Manifest
+from service.store import load_bundle, open_runtime
 from tests.conftest import ROOT
 
 
@@ -42,3 +44,40 @@ def test_a_pushed_bundle_is_found_by_its_tag(tmp_path: Path, bundle: Bundle) -> 
     assert tag.startswith("offramp-digits:")
     code = f"from service.store import load_bundle; print(load_bundle({tag!r}).manifest.digest)"
     assert run(sys.executable, "-c", code) == bundle.manifest.digest
+
+
+def with_wrong_carry(manifest: dict) -> None:
+    manifest["exits"][1]["carry"] = ["exit1_logits"]
+
+
+def with_too_few_labels(manifest: dict) -> None:
+    manifest["labels"] = manifest["labels"][:3]
+
+
+def with_another_input(manifest: dict) -> None:
+    manifest["input"]["name"] = "picture"
+
+
+def with_another_shape(manifest: dict) -> None:
+    manifest["input"]["row_shape"] = [3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (with_wrong_carry, "its cut does not carry"),
+        (with_too_few_labels, "gives 10 probabilities, expected 3"),
+        (with_another_input, r"inputs are \['image'\], expected \['picture'\]"),
+        (with_another_shape, "image"),
+    ],
+)
+def test_a_model_that_does_not_fit_its_manifest_is_refused(
+    tmp_path: Path, bundle: Bundle, change: Callable[[dict], None], words: str
+) -> None:
+    content = bundle.manifest.model_dump(mode="json")
+    change(content)
+    forged = write_bundle(
+        tmp_path / "forged", Manifest.model_validate(content), {MODEL: bundle.model}
+    )
+    with pytest.raises(BundleError, match=rf"{MODEL} does not fit its manifest.*{words}"):
+        open_runtime(forged)
