@@ -1,20 +1,28 @@
-"""The heads' last part, inside the graph: logits -> probabilities -> label set and score.
+"""The heads, inside the graph: feature -> logits -> probabilities -> label set and score.
 
-What is certified offline is what is served online, because both are these nodes.
+What is certified offline is what is served online, because both are these nodes: calibration runs
+them on cached features, the service behind the stages that compute the features. Features are
+rounded to float16 in both places, so that the cache holds exactly what a served head reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from models.graph_writer import GraphWriter, default_opset
 
 if TYPE_CHECKING:
     import onnx
 
 OutputKind = Literal["logits", "probabilities", "labels", "score"]
+
+OPSET = 18  # of the head on its own
+FLOAT, FLOAT16 = 1, 10  # ONNX element types
+FLOAT16_MAX = 65504.0
 
 
 def output_name(exit_number: int, kind: OutputKind) -> str:
@@ -38,6 +46,18 @@ class HeadCalibration:
     thresholds: np.ndarray
 
 
+@dataclass(frozen=True)
+class HeadLayers:
+    """A trained head: linear layers with ReLU between them, from a feature to logits.
+
+    weights : one or two matrices, float32 (in, out); the last has L columns
+    biases : as many vectors, float32 (out,)
+    """
+
+    weights: tuple[np.ndarray, ...]
+    biases: tuple[np.ndarray, ...]
+
+
 def attach_heads(
     model: onnx.ModelProto, calibrations: Sequence[HeadCalibration]
 ) -> onnx.ModelProto:
@@ -49,69 +69,109 @@ def attach_heads(
 
     Parameters
     ----------
-    model : has outputs `exit{k}_logits` float (batch, L) for k = 1..K
+    model : has tensors `exit{k}_logits` float32 (batch, L) for k = 1..K
     calibrations : K, in the order of the exits
 
     Returns
     -------
     A new graph with outputs `exit{k}_logits`, `exit{k}_probabilities` float32 (batch, L),
-    `exit{k}_labels` bool (batch, L) and `exit{k}_score` float32 (batch,).
+    `exit{k}_labels` bool (batch, L) and `exit{k}_score` float32 (batch,), and no other.
     """
     import onnx
+    from onnx import TensorProto, helper
 
     headed = onnx.ModelProto()
     headed.CopyFrom(model)
+    del headed.graph.output[:]
+    opset = default_opset(model)
     for number, calibration in enumerate(calibrations, start=1):
-        _attach_head(headed.graph, number, calibration)
+        _attach_head(GraphWriter(headed.graph, f"exit{number}_", opset), number, calibration)
+        wide: list[str | int | None] = ["batch", len(calibration.thresholds)]
+        outputs: dict[OutputKind, tuple[int, list[str | int | None]]] = {
+            "logits": (TensorProto.FLOAT, wide),
+            "probabilities": (TensorProto.FLOAT, wide),
+            "labels": (TensorProto.BOOL, wide),
+            "score": (TensorProto.FLOAT, ["batch"]),
+        }
+        headed.graph.output.extend(
+            helper.make_tensor_value_info(output_name(number, kind), element, shape)
+            for kind, (element, shape) in outputs.items()
+        )
+    known = {output.name for output in headed.graph.output}
+    inner = [value for value in headed.graph.value_info if value.name not in known]
+    del headed.graph.value_info[:]
+    headed.graph.value_info.extend(inner)
     onnx.checker.check_model(headed)
     return headed
 
 
-def _attach_head(graph: onnx.GraphProto, number: int, calibration: HeadCalibration) -> None:
-    from onnx import TensorProto, helper, numpy_helper
+def round_feature(writer: GraphWriter, pooled: str) -> str:
+    """Round a pooled feature to float16, as the feature cache holds it; larger values saturate."""
+    bounds = [
+        writer.constant(name, np.array(value, np.float32))
+        for name, value in (("float16_min", -FLOAT16_MAX), ("float16_max", FLOAT16_MAX))
+    ]
+    saturated = writer.node("Clip", [pooled, *bounds], "saturated")
+    return writer.node("Cast", [saturated], "feature", to=FLOAT16)
 
+
+def add_logits(writer: GraphWriter, feature: str, layers: HeadLayers) -> str:
+    """Append a trained head to a float16 feature (batch, C); returns its logits."""
+    values = writer.node("Cast", [feature], "values32", to=FLOAT)
+    last = len(layers.weights) - 1
+    for index, (weight, bias) in enumerate(zip(layers.weights, layers.biases, strict=True)):
+        weight_name = writer.constant(f"weight{index}", weight.astype(np.float32))
+        bias_name = writer.constant(f"bias{index}", bias.astype(np.float32))
+        name = "logits" if index == last else f"hidden{index}"
+        values = writer.node("Gemm", [values, weight_name, bias_name], name)
+        if index < last:
+            values = writer.node("Relu", [values], f"active{index}")
+    return values
+
+
+def head_model(width: int, layers: HeadLayers | None) -> onnx.ModelProto:
+    """A head on its own: `feature` -> `exit1_logits`.
+
+    Parameters
+    ----------
+    width : columns of the feature: float16 (batch, width), or the logits themselves as float32
+    layers : None where the feature is the logits already
+    """
+    from onnx import TensorProto, helper
+
+    def value(name: str, element: int, columns: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, element, ["batch", columns])
+
+    graph = helper.make_graph([], "head", [], [])
+    writer = GraphWriter(graph, "exit1_", OPSET)
+    if layers is None:
+        graph.input.append(value("feature", TensorProto.FLOAT, width))
+        writer.node("Identity", ["feature"], "logits")
+        labels = width
+    else:
+        graph.input.append(value("feature", TensorProto.FLOAT16, width))
+        add_logits(writer, "feature", layers)
+        labels = len(layers.biases[-1])
+    graph.output.append(value("exit1_logits", TensorProto.FLOAT, labels))
+    opset = helper.make_opsetid("", OPSET)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
+def _attach_head(writer: GraphWriter, number: int, calibration: HeadCalibration) -> None:
     def constant(name: str, value: np.ndarray) -> str:
-        full_name = f"exit{number}_{name}"
-        array = np.asarray(value, dtype=np.int64 if name == "axis" else np.float32)
-        graph.initializer.append(numpy_helper.from_array(array, full_name))
-        return full_name
+        return writer.constant(name, value.astype(np.float32))
 
-    def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        graph.node.append(
-            helper.make_node(operator, inputs, [output], name=f"{output}_{operator}", **attributes)
-        )
-        return output
-
-    prefix = f"exit{number}_"
+    node = writer.node
     scaled = node(
-        "Mul",
-        [output_name(number, "logits"), constant("scale", calibration.scale)],
-        f"{prefix}scaled",
+        "Mul", [output_name(number, "logits"), constant("scale", calibration.scale)], "scaled"
     )
-    shifted = node("Add", [scaled, constant("offset", calibration.offset)], f"{prefix}shifted")
-    probabilities = node("Sigmoid", [shifted], output_name(number, "probabilities"))
+    shifted = node("Add", [scaled, constant("offset", calibration.offset)], "shifted")
+    probabilities = node("Sigmoid", [shifted], "probabilities")
     thresholds = constant("thresholds", calibration.thresholds)
-    labels = node("GreaterOrEqual", [probabilities, thresholds], output_name(number, "labels"))
-    room = node(
-        "Where",
-        [labels, constant("room_above", 1 - calibration.thresholds.astype(np.float32)), thresholds],
-        f"{prefix}room",
-    )
-    distance = node(
-        "Abs", [node("Sub", [probabilities, thresholds], f"{prefix}gap")], f"{prefix}distance"
-    )
-    margin = node("Div", [distance, room], f"{prefix}margin")
-    score = node(
-        "ReduceMin",
-        [margin, constant("axis", np.array([1]))],
-        output_name(number, "score"),
-        keepdims=0,
-    )
-    width = len(calibration.thresholds)
-    graph.output.extend(
-        [
-            helper.make_tensor_value_info(probabilities, TensorProto.FLOAT, ["batch", width]),
-            helper.make_tensor_value_info(labels, TensorProto.BOOL, ["batch", width]),
-            helper.make_tensor_value_info(score, TensorProto.FLOAT, ["batch"]),
-        ]
-    )
+    below = node("Less", [probabilities, thresholds], "below")
+    node("Not", [below], "labels")
+    # in float32, so that no margin is larger than its room
+    room_above = constant("room_above", 1 - calibration.thresholds.astype(np.float32))
+    room = node("Where", [below, thresholds, room_above], "room")
+    distance = node("Abs", [node("Sub", [probabilities, thresholds], "gap")], "distance")
+    writer.reduce("ReduceMin", node("Div", [distance, room], "margin"), 1, "score")

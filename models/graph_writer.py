@@ -1,0 +1,66 @@
+"""Appends nodes to an ONNX graph, for every opset from 11 on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class GraphWriter:
+    """Appends nodes and constants to a graph under names with one prefix.
+
+    Parameters
+    ----------
+    graph : is changed in place
+    prefix : goes before every name
+    opset : of the default domain
+    """
+
+    def __init__(self, graph: onnx.GraphProto, prefix: str, opset: int) -> None:
+        self.graph = graph
+        self.opset = opset
+        self._prefix = prefix
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer; returns its full name."""
+        from onnx import numpy_helper
+
+        full_name = f"{self._prefix}{name}"
+        tensor = numpy_helper.from_array(np.asarray(value, order="C"), full_name)
+        self.graph.initializer.append(tensor)
+        return full_name
+
+    def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
+        """Add a node with one output, called prefix + name; returns its full name."""
+        from onnx import helper
+
+        output = f"{self._prefix}{name}"
+        node = helper.make_node(operator, list(inputs), [output], f"{output}_{operator}")
+        node.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
+        self.graph.node.append(node)
+        return output
+
+    def reduce(self, operator: str, tensor: str, axis: int, name: str) -> str:
+        """Reduce one axis away; opset 13 (ReduceSum), 18 (others) made `axes` an input."""
+        if self.opset >= (13 if operator == "ReduceSum" else 18):
+            axes = self.constant(f"{name}_axes", np.array([axis], np.int64))
+            return self.node(operator, [tensor, axes], name, keepdims=0)
+        return self.node(operator, [tensor], name, axes=[axis], keepdims=0)
+
+    def unsqueeze(self, tensor: str, axis: int, name: str) -> str:
+        """Insert an axis; opset 13 moved the axes from an attribute to an input."""
+        if self.opset >= 13:
+            axes = self.constant(f"{name}_axes", np.array([axis], np.int64))
+            return self.node("Unsqueeze", [tensor, axes], name)
+        return self.node("Unsqueeze", [tensor], name, axes=[axis])
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """Opset of the default domain."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(versions[0])
