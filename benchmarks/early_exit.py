@@ -15,9 +15,10 @@ from time import perf_counter
 
 import numpy as np
 
-from calibration.costs import machine_name
+from calibration.dataset import split_rows
 from calibration.digits import compose_digits
 from models.bundle import read_bundle
+from models.machine import machine_name
 from service.dataplane import Dataplane
 from service.metrics import Metrics
 from service.settings import Settings
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/digits"))
     bundle = read_bundle(parser.parse_args().bundle)
     plane = Dataplane(bundle, open_runtime(bundle), Settings(lanes=1), Metrics())
-    asyncio.run(measure(plane, compose_digits().test.inputs[:ROWS_PER_ROUND]))
+    asyncio.run(measure(plane, split_rows(compose_digits(), "test")[:ROWS_PER_ROUND]))
     plane.close()
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.errors import CalibrationError
+from models.machine import machine_name
 from models.manifest import Costs
 from models.runtime import Carry, StageRuntime
 
@@ -20,20 +18,17 @@ BATCH_ROWS = (1, 2, 4, 8, 16, 32)
 ROUNDS = 30
 
 
-def measure_costs(runtime: StageRuntime, inputs: np.ndarray, progress: Progress) -> Costs:
+def measure_costs(runtime: StageRuntime, rows: Carry, progress: Progress) -> Costs:
     """Median milliseconds of every stage at every batch size; rounds visit all of them in turn.
 
     Parameters
     ----------
     runtime : its sessions' threads are what is measured
-    inputs : at least 32 rows of real data
+    rows : the model's inputs for at least one row of real data; repeated where they are too few
     """
-    if len(inputs) < max(BATCH_ROWS):
-        raise CalibrationError(
-            f"the tune split has {len(inputs)} rows, expected at least {max(BATCH_ROWS)} to "
-            "measure the stages' costs; give it more rows"
-        )
-    carries = {batch: _carries(runtime, inputs[:batch]) for batch in BATCH_ROWS}
+    copies = -(-max(BATCH_ROWS) // len(rows[0]))
+    repeated = [np.concatenate([tensor] * copies) for tensor in rows]
+    carries = {n: _carries(runtime, tuple(t[:n] for t in repeated)) for n in BATCH_ROWS}
     times = np.zeros((ROUNDS, runtime.depth, len(BATCH_ROWS)))
     for number in progress.track(range(ROUNDS), description="stage costs"):
         for column, batch in enumerate(BATCH_ROWS):
@@ -46,34 +41,32 @@ def measure_costs(runtime: StageRuntime, inputs: np.ndarray, progress: Progress)
         machine=machine_name(),
         batch_rows=BATCH_ROWS,
         stage_milliseconds=tuple(tuple(float(ms) for ms in row) for row in medians),
+        beyond_milliseconds=(0.0,) * len(BATCH_ROWS),
     )
 
 
-def computed_time(exits: np.ndarray, stage_milliseconds: Sequence[float]) -> float:
-    """Mean stage time of rows leaving at `exits`, int (n,) in 1..K, as a share of full depth."""
-    until_exit = np.cumsum(stage_milliseconds)
-    return float(until_exit[exits - 1].mean() / until_exit[-1])
+def without_last_stage(costs: Costs) -> Costs:
+    """The costs of a bundle that leaves the last stage out."""
+    *kept, last = costs.stage_milliseconds
+    return costs.model_copy(update={"stage_milliseconds": tuple(kept), "beyond_milliseconds": last})
 
 
-def machine_name() -> str:
-    """Processor and number of cores, as measurements name their machine."""
-    import os
+def computed_time(exits: np.ndarray, costs: Costs, batch: int = -1) -> float:
+    """Mean stage time of rows leaving at `exits`, as a share of the full model's.
 
-    processor = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            models = [
-                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-            ]
-        processor = models[0]
-    except (OSError, IndexError):
-        pass
-    return f"{processor}, {os.cpu_count()} cores"
+    Parameters
+    ----------
+    exits : int (n,) in 1..K
+    batch : index into `costs.batch_rows`
+    """
+    until_exit = np.cumsum([stage[batch] for stage in costs.stage_milliseconds])
+    full = until_exit[-1] + costs.beyond_milliseconds[batch]
+    return float(until_exit[exits - 1].mean() / full)
 
 
-def _carries(runtime: StageRuntime, inputs: np.ndarray) -> list[Carry]:
+def _carries(runtime: StageRuntime, rows: Carry) -> list[Carry]:
     """The carry into each stage for these rows."""
-    carries: list[Carry] = [(inputs,)]
+    carries = [rows]
     for stage in range(1, runtime.depth):
         _, carry = runtime.run(stage, carries[-1])
         carries.append(carry)

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from calibration.data import Dataset, Splits
+from calibration.dataset import SPLITS, Dataset, from_arrays
 
 LABELS = tuple(str(digit) for digit in range(10))
 CANVAS = 32
@@ -22,8 +22,8 @@ ROWS = {"fit": 12_000, "tune": 3_000, "certify": 3_000, "test": 3_000}
 SOURCE_SHARES = {"fit": 0.52, "tune": 0.16, "certify": 0.16, "test": 0.16}
 
 
-def compose_digits(seed: int = 0, rows: dict[str, int] | None = None) -> Splits:
-    """Compose the four splits.
+def compose_digits(seed: int = 0, rows: dict[str, int] | None = None) -> Dataset:
+    """Compose the four splits, one after another.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def compose_digits(seed: int = 0, rows: dict[str, int] | None = None) -> Splits:
 
     Returns
     -------
-    Splits of `inputs` float32 (n, 1, 32, 32) in [0, 1] and `labels` bool (n, 10).
+    Rows float32 (1, 32, 32) in [0, 1] with their split.
     """
     from sklearn.datasets import load_digits
 
@@ -41,12 +41,14 @@ def compose_digits(seed: int = 0, rows: dict[str, int] | None = None) -> Splits:
     order = rng.permutation(len(source.target))
     bounds = np.cumsum([round(share * len(order)) for share in SOURCE_SHARES.values()])[:-1]
     scaled = {size: _enlarge(source.images / 16.0, size) for size in SIZES}
-    return Splits(
-        **{
-            split: _compose(pool, source.target, scaled, (rows or ROWS)[split], rng)
-            for split, pool in zip(SOURCE_SHARES, np.split(order, bounds), strict=True)
-        }
-    )
+    counts = [(rows or ROWS)[split] for split in SPLITS]
+    parts = [
+        _compose(pool, source.target, scaled, count, rng)
+        for pool, count in zip(np.split(order, bounds), counts, strict=True)
+    ]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    split = np.repeat(np.arange(len(SPLITS), dtype=np.int8), counts)
+    return from_arrays(images, labels, LABELS, split)
 
 
 def _enlarge(images: np.ndarray, size: int) -> np.ndarray:
@@ -66,7 +68,8 @@ def _compose(
     scaled: dict[int, np.ndarray],
     rows: int,
     rng: np.random.Generator,
-) -> Dataset:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 1, 32, 32) and label sets (n, 10) of one split."""
     chosen = rng.choice(pool, (rows, DIGITS_PER_IMAGE))
     sizes = rng.choice(SIZES, (rows, DIGITS_PER_IMAGE))
     corners = _place(sizes, rng)
@@ -78,7 +81,7 @@ def _compose(
         np.maximum(window, scaled[size][chosen[row, position]], out=window)
     labels = np.zeros((rows, len(LABELS)), bool)
     np.put_along_axis(labels, targets[chosen], True, axis=1)
-    return Dataset(images, labels, LABELS)
+    return images, labels
 
 
 def _place(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,30 +1,24 @@
-"""Calibration step by step: from logits at every exit to a bundle's manifest and model."""
+"""Calibration step by step: from a model with candidate layers and data to manifest and model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from calibration.certificate import certify, check_levels
-from calibration.costs import measure_costs
-from calibration.data import Splits
-from calibration.measure import measure_split
-from calibration.probability import calibrate_head
-from calibration.thresholds import measure_path
-from models.heads import attach_heads, output_name
-from models.manifest import Exit, InputSpec, Manifest, SplitFacts
-from models.policy import Policy
-from models.runtime import Answers, StageRuntime, open_session
+from calibration.features import encoding_key, run_pass
+from calibration.measure import measure_policy
+from calibration.placement import Placement, place_exits
+from calibration.steps import Steps
+from models.manifest import Exit, Manifest
 
 if TYPE_CHECKING:
-    import onnx
     from rich.progress import Progress
 
-    from models.backbone import Backbone
+    from calibration.layers import Layer, LayeredModel
+    from calibration.options import CalibrationData, CalibrationOptions
+    from models.policy import Policy
 
 RECORDED_VERSIONS = (
     "numpy",
@@ -34,107 +28,92 @@ RECORDED_VERSIONS = (
     "POT",
     "scikit-learn",
     "torch",
+    "transformers",
 )
 
 
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What the user decides."""
-
-    name: str
-    epsilon: float = 0.02  # share of label sets that may differ from the full model's
-    delta: float = 0.05  # chance that the promise does not hold
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_levels(self.epsilon, self.delta)
-
-
 def calibrate(
-    backbone: Backbone,
-    splits: Splits,
+    layered: LayeredModel,
+    data: CalibrationData,
     options: CalibrationOptions,
     progress: Progress,
-    training: dict[str, Any] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> tuple[Manifest, bytes]:
-    """Calibrate heads, choose thresholds from W, certify, measure.
+    """Train and calibrate heads, place exits, choose thresholds from W, certify, measure.
 
     Parameters
     ----------
-    backbone : gives `exit{k}_logits`; `splits.fit` trained it
-    training : facts about the training, recorded as they are
+    facts : about source and training, recorded as they are
 
     Returns
     -------
     The manifest (still without hashes) and the serialized multi-head model.
     """
-    rng = np.random.default_rng(options.seed)
-    headed = _with_heads(backbone, splits)
-    model = headed.SerializeToString()
-    runtime = StageRuntime(model, backbone.carries)
-    tune = _all_exits(runtime, splits.tune.inputs, "tune", progress)
-    _, path = measure_path(tune, rng, progress)
-    certify_answers = _all_exits(runtime, splits.certify.inputs, "certify", progress)
-    policy, certificate = certify(path, certify_answers, options.epsilon, options.delta)
-    costs = measure_costs(runtime, splits.tune.inputs, progress)
-    profile = measure_split("tune", tune, splits.tune.labels, policy, costs, options.seed, progress)
-    test_answers = _all_exits(runtime, splits.test.inputs, "test", progress)
-    test = measure_split(
-        "test", test_answers, splits.test.labels, policy, costs, options.seed, progress
+    encoding = encoding_key(data.preprocessing, data.files)
+    columns = [layer.column for layer in layered.layers]
+    features = run_pass(
+        layered.model, columns, data.encoder, encoding, data.dataset, options.features, progress
     )
+    guarantee = options.guarantee.resolved(layered.layers[-1].has_logits)
+    run = Steps(layered, data, options, guarantee, features, progress)
+    heads = run.heads()
+    tune = run.answers(heads, range(len(heads)), "tune")
+    profiles = run.profiles(tune, range(len(heads)), tune[-1], "tune")
+    placement = place_exits(
+        profiles,
+        layered.milliseconds,
+        run.prior(tune[-1], "tune"),
+        guarantee.against,
+        options.max_exits,
+        options.keep_depth,
+    )
+    policy, certificate = run.certified(heads, placement, tune)
+    if placement.truncated and not certificate.certified:
+        placement = Placement((*placement.exits, placement.full_depth), placement.full_depth)
+    costs, model = run.assembled(heads, placement)
+    kept = placement.exits
+    test = run.answers(heads, dict.fromkeys([*kept, placement.full_depth]), "test")
+    measured = run.profiles(test[: len(kept)], kept, test[-1], "test")
     manifest = Manifest(
         name=options.name,
-        labels=splits.fit.names,
-        input=InputSpec(name=backbone.input_name, row_shape=splits.fit.inputs.shape[1:]),
-        exits=_exits(backbone.carries, policy),
+        labels=data.dataset.names,
+        inputs=layered.inputs,
+        preprocessing=data.preprocessing,
+        exits=_exits([layered.layers[k] for k in kept], policy),
         certificate=certificate,
-        profile=profile,
-        test=test,
+        profile=tuple(profiles),
+        test=measure_policy(measured, test, run.labels("test"), policy, costs),
         costs=costs,
-        splits=_split_facts(splits),
-        facts={"options": asdict(options), "versions": _versions(), "training": training or {}},
+        splits=run.split_facts(),
+        facts={
+            "options": _recorded(options),
+            "versions": _versions(),
+            "pass_seconds": round(features.seconds, 1),
+            **(facts or {}),
+        },
     )
     return manifest, model
 
 
-def _with_heads(backbone: Backbone, splits: Splits) -> onnx.ModelProto:
-    session = open_session(backbone.model.SerializeToString())
-    names = [output_name(number, "logits") for number in range(1, len(backbone.carries) + 2)]
-    batches = [
-        session.run(names, {backbone.input_name: splits.tune.inputs[start : start + 64]})
-        for start in range(0, len(splits.tune), 64)
-    ]
-    logits = [np.concatenate(parts) for parts in zip(*batches, strict=True)]  # K x (n, L)
-    calibrations = [calibrate_head(exit_logits, splits.tune.labels) for exit_logits in logits]
-    return attach_heads(backbone.model, calibrations)
-
-
-def _all_exits(
-    runtime: StageRuntime, inputs: np.ndarray, split: str, progress: Progress
-) -> list[Answers]:
-    task = progress.add_task(f"answers, {split}", total=len(inputs))
-    return runtime.all_exits(inputs, advance=lambda rows: progress.advance(task, rows))
-
-
-def _exits(carries: Sequence[tuple[str, ...]], policy: Policy) -> tuple[Exit, ...]:
+def _exits(layers: Sequence[Layer], policy: Policy) -> tuple[Exit, ...]:
+    carries = [*(layer.carry for layer in layers[:-1]), ()]
+    thresholds = [*policy.thresholds, None]
     return tuple(
-        Exit(number=number, carry=carry, threshold=threshold)
-        for number, (carry, threshold) in enumerate(
-            zip([*carries, ()], [*policy.thresholds, None], strict=True), start=1
+        Exit(number=number, layer=layer.name, carry=carry, threshold=threshold)
+        for number, (layer, carry, threshold) in enumerate(
+            zip(layers, carries, thresholds, strict=True), start=1
         )
     )
 
 
-def _split_facts(splits: Splits) -> dict[str, SplitFacts]:
-    return {
-        name: SplitFacts(rows=len(getattr(splits, name)), sha256=digest)
-        for name, digest in splits.digests().items()
-    }
+def _recorded(options: CalibrationOptions) -> dict[str, Any]:
+    """Without where the cache lies, which is the machine's affair."""
+    recorded = asdict(options)
+    recorded["features"].pop("cache")
+    return recorded
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
     versions = {}
     for package in RECORDED_VERSIONS:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from models.manifest import Manifest, Measurement
+    from models.manifest import Distance, Manifest, Measurement
+
+
+LAYER_WIDTH = 18  # longer names are folded
 
 
 def exit_table(manifest: Manifest) -> Table:
@@ -19,47 +20,53 @@ def exit_table(manifest: Manifest) -> Table:
     from rich.table import Table
 
     costs = manifest.costs
+    layers = [exit_.layer[:LAYER_WIDTH] for exit_ in manifest.exits]
     table = Table(
         title=f"{manifest.name}: exits on the test split ({manifest.splits['test'].rows} rows)",
-        caption=f"stage ms: at batch {costs.batch_rows[0]} / {costs.batch_rows[-1]}, one thread; "
-        f"time: if all rows left there\n±: over sub-samples; {costs.machine}",
+        caption=f"stage ms: at batch {costs.batch_rows[-1]}, one thread; time: if all rows left "
+        f"there\n±: over sub-samples; {costs.machine}",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
+    table.add_column("exit", justify="right")
+    table.add_column("layer", overflow="fold", min_width=max(map(len, layers)))
     for heading in (
-        "exit",
-        "W to teacher",
-        "W to labels",
-        "micro-F1",
-        "stage ms",
+        "W to\nteacher",
+        "W to\nlabels",
+        "micro\n-F1",
+        "stage\nms",
         "time",
-        "threshold",
+        "thres-\nhold",
         "leaving",
     ):
         table.add_column(heading, justify="right", no_wrap=True)
-    largest_batch = np.array(costs.stage_milliseconds)[:, -1]
-    until_exit = np.cumsum(largest_batch) / largest_batch.sum()
-    for exit_, profile, milliseconds, share in zip(
-        manifest.exits, manifest.test.exits, costs.stage_milliseconds, until_exit, strict=True
+    for exit_, profile, milliseconds in zip(
+        manifest.exits, manifest.test.exits, costs.stage_milliseconds, strict=True
     ):
         table.add_row(
             str(exit_.number),
-            f"{profile.w_teacher.value:.3f} ±{profile.w_teacher.spread:.3f}",
-            f"{profile.w_labels.value:.3f} ±{profile.w_labels.spread:.3f}",
+            exit_.layer,
+            with_spread(profile.w_teacher),
+            with_spread(profile.w_labels),
             f"{profile.micro_f1:.4f}",
-            f"{milliseconds[0]:.2f} / {milliseconds[-1]:.2f}",
-            f"{share:.0%}",
+            f"{milliseconds[-1]:.2f}",
+            f"{profile.time:.0%}",
             _threshold(exit_.threshold, last=exit_.number == manifest.depth),
             f"{profile.share_leaving:.1%}",
         )
     return table
 
 
+def with_spread(distance: Distance) -> str:
+    """A distance as tables show it, e.g. `0.221±.009`."""
+    return f"{distance.value:.3f}±{distance.spread:.3f}".replace("±0.", "±.")
+
+
 def policy_sentence(measured: Measurement) -> str:
     """What the deployed policy gives beside full depth, in one sentence."""
     policy = measured.policy
     return (
-        f"On the {measured.split} split the policy's micro-F1 is {policy.micro_f1:.4f} (full depth "
+        f"On the test split the policy's micro-F1 is {policy.micro_f1:.4f} (full depth "
         f"{policy.micro_f1_full_depth:.4f}), {policy.set_agreement:.2%} of label sets are the "
         f"full model's, and a row "
         f"is given {policy.computed_time:.0%} of the full stage time "
@@ -117,4 +124,4 @@ def draw_profile(manifest: Manifest) -> bytes:
 def _threshold(threshold: float | None, last: bool) -> str:
     if last:
         return "-"
-    return "off" if threshold is None else f"{threshold:.4f}"
+    return "off" if threshold is None else f"{threshold:.3f}"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibration.guarantee import Guarantee
 from calibration.transport import anchored_distance
 from models.errors import CalibrationError
 from models.policy import Policy
 from models.runtime import Answers
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -39,43 +36,60 @@ class ThresholdCurve:
         return float(self.thresholds[within - 1]) if within else None
 
 
+@dataclass(frozen=True)
+class CurveOptions:
+    """How finely W_k(t) is measured."""
+
+    rows: int = 1000  # sub-sample size; time O(points * rows^3), memory O(rows^2)
+    points: int = 40  # thresholds, at equal steps of the share of rows leaving
+    min_rows: int = 100  # the fewest to measure a distance on; on fewer, one loss hides all below
+
+
 def threshold_curve(
     answers: Answers,
-    teacher: Answers,
+    last: Answers,
+    teacher: np.ndarray,
+    truth: np.ndarray,
+    guarantee: Guarantee,
     rng: np.random.Generator,
-    rows: int = 1000,
-    points: int = 40,
-    min_rows: int = 100,
+    options: CurveOptions | None = None,
 ) -> ThresholdCurve:
-    """Measure W_k(t) on a sub-sample.
+    """Measure W_k(t) of one exit on a sub-sample.
+
+    Against the model it is the distance to the last exit's answers; against labels, how much
+    further from the true label sets than the last exit's answers to the same rows.
 
     Parameters
     ----------
     answers : the exit's, over n rows
-    teacher : full depth's answers to the same rows
-    rows : sub-sample size; time O(points * rows^3), memory O(rows^2)
-    points : thresholds, at equal steps of the share of rows leaving
-    min_rows : the fewest rows to measure a distance on; on fewer, one loss hides all below it
+    last : the last exit's answers to the same rows
+    teacher : float (n, L), the probabilities that anchor the distance
+    truth : bool (n, L), the true label sets
     """
-    if len(answers) < min_rows:
+    options = options or CurveOptions()
+    if len(answers) < options.min_rows:
         raise CalibrationError(
-            f"the tune split has {len(answers)} rows, expected at least {min_rows} to measure W "
-            "on; give it more rows"
+            f"the tune split has {len(answers)} rows, expected at least {options.min_rows} to "
+            "measure W on; give it more rows"
         )
-    chosen = rng.choice(len(answers), min(rows, len(answers)), replace=False)
+    chosen = rng.choice(len(answers), min(options.rows, len(answers)), replace=False)
     order = chosen[np.argsort(-answers.score[chosen], kind="stable")]
     scores = answers.score[order]
-    counts = np.unique(np.linspace(min_rows, len(order), points).astype(int))
+    counts = np.unique(np.linspace(options.min_rows, len(order), options.points).astype(int))
+
+    def distance(labels: np.ndarray, rows: np.ndarray, target: np.ndarray) -> float:
+        return anchored_distance(labels[rows], target[rows], teacher[rows], guarantee.loss)
+
     # a threshold takes all rows of equal score with it
     thresholds = np.unique(scores[counts - 1])[::-1]
     distances = []
     for threshold in thresholds:
         leaving = order[scores >= threshold]
-        distances.append(
-            anchored_distance(
-                answers.labels[leaving], teacher.labels[leaving], teacher.probabilities[leaving]
-            )
-        )
+        if guarantee.against == "model":
+            distances.append(distance(answers.labels, leaving, last.labels))
+        else:
+            excess = distance(answers.labels, leaving, truth)
+            distances.append(excess - distance(last.labels, leaving, truth))
     return ThresholdCurve(thresholds.astype(float), np.array(distances))
 
 
@@ -94,14 +108,3 @@ def policy_path(curves: Sequence[ThresholdCurve]) -> list[Policy]:
     tolerances = np.unique(np.concatenate([curve.envelope for curve in curves]))
     policies = [Policy(tuple(curve.threshold(w) for curve in curves)) for w in tolerances]
     return list(dict.fromkeys(policies))
-
-
-def measure_path(
-    answers: Sequence[Answers], rng: np.random.Generator, progress: Progress
-) -> tuple[list[ThresholdCurve], list[Policy]]:
-    """Curves and path of a bundle from every exit's answers (K) on the tune split."""
-    curves = [
-        threshold_curve(exit_answers, answers[-1], rng)
-        for exit_answers in progress.track(answers[:-1], description="W of thresholds")
-    ]
-    return curves, policy_path(curves)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration.guarantee import Loss, pairwise_loss
 from models.manifest import Distance
 
 
@@ -79,31 +80,33 @@ def sliced_distance(
     return Distance(value=float(np.mean(values)), spread=float(np.std(values)))
 
 
-def anchored_distance(labels: np.ndarray, target: np.ndarray, teacher: np.ndarray) -> float:
+def anchored_distance(
+    labels: np.ndarray, target: np.ndarray, teacher: np.ndarray, loss: Loss = "set-agreement"
+) -> float:
     r"""Teacher-anchored distance between label sets and target sets of the same rows.
 
     The ground cost is
 
-    .. math:: c_{ij} = [labels_i \ne target_j] + \lVert T_i - T_j \rVert^2 / m,
+    .. math:: c_{ij} = loss(labels_i, target_j) + \lVert T_i - T_j \rVert^2 / m,
 
     with T the teacher's probabilities and m the mean of their squared distances: an answer may only
-    be matched with the target of a row that looks alike to the teacher. Both terms are squared
-    metrics (the first is discrete), so the root of the optimal cost is returned. It is at most the
-    root of the share of rows whose sets differ; it is positive for shuffled answers, where a
-    marginal distance is zero, and does not change when only the probabilities behind the labels do.
+    be matched with the target of a row that looks alike to the teacher. The root of the optimal
+    cost is returned. It is at most the root of the rows' mean loss; it is positive for shuffled
+    answers, where a marginal distance is zero, and does not change when only the probabilities
+    behind the labels do.
 
     Parameters
     ----------
     labels, target : bool (n, L)
     teacher : float (n, L)
+    loss : between two label sets, in [0, 1]
     """
     import ot
 
-    _, sets = np.unique(np.concatenate([labels, target]), axis=0, return_inverse=True)
-    differ = sets[: len(labels), None] != sets[None, len(labels) :]  # (n, n)
     anchor = ot.dist(teacher.astype(np.float64), teacher.astype(np.float64))  # (n, n), squared
     mean = anchor.mean()
-    return _root_cost(differ + (anchor / mean if mean > 0 else 0.0))
+    anchor = anchor / mean if mean > 0 else anchor
+    return _root_cost(pairwise_loss(loss, labels, target) + anchor)
 
 
 def _root_cost(cost: np.ndarray) -> float:

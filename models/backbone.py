@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from models.preprocessing import TensorSpec
+
 if TYPE_CHECKING:
     import onnx
 
@@ -13,11 +15,12 @@ if TYPE_CHECKING:
 class Backbone:
     """A graph whose outputs are `exit{k}_logits` for k = 1..K, and where it may be cut.
 
-    model : the ONNX graph; dimension 0 of the input is the batch
-    input_name : the graph's one input
-    carries : K - 1 groups of tensor names; group k crosses the cut behind exit k
+    model : the ONNX graph; dimension 0 of every input is the batch
+    inputs : the graph's inputs, in their order
+    carries : K - 1 groups of tensor names; group k crosses the cut behind exit k. A graph input
+        that deeper stages need is listed by its own name
     """
 
     model: onnx.ModelProto
-    input_name: str
+    inputs: tuple[TensorSpec, ...]
     carries: tuple[tuple[str, ...], ...]

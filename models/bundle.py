@@ -36,12 +36,17 @@ class Bundle:
 
     path : where it was read from
     manifest : its facts
-    model : the bytes of `model.onnx` that the hash was computed over
+    files : the bytes of every file that the hashes were computed over, by name
     """
 
     path: Path
     manifest: Manifest
-    model: bytes
+    files: Mapping[str, bytes]
+
+    @property
+    def model(self) -> bytes:
+        """The serialized multi-head graph."""
+        return self.files[MODEL]
 
 
 def check_target(path: Path, force: bool) -> None:
@@ -123,7 +128,7 @@ def read_bundle(path: Path) -> Bundle:
             f"{path / MANIFEST} lists no {MODEL}: the bundle is incomplete; calibrate again"
         )
     _check_self_contained(path / MODEL, contents[MODEL])
-    return Bundle(path, manifest, contents[MODEL])
+    return Bundle(path, manifest, contents)
 
 
 def _workspace(path: Path) -> Path:

@@ -6,33 +6,22 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from models.policy import Policy
+from models.preprocessing import NumberPreprocessing, Preprocessing, TensorSpec
+from models.record import Record
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Record(BaseModel):
-    """Base of all parts: immutable, unknown fields refused, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class InputSpec(Record):
-    """The model's one input."""
-
-    name: str
-    dtype: Literal["float32"] = "float32"
-    row_shape: tuple[Annotated[int, Field(gt=0)], ...]
-    """Shape of one row, without the batch dimension."""
 
 
 class Exit(Record):
     """One exit and the cut behind it."""
 
     number: Annotated[int, Field(gt=0)]
+    layer: str
+    """The layer it stands behind, by the name that the model's author gave it."""
     carry: tuple[str, ...]
     """Tensors that cross the cut behind this exit; empty at the last."""
     threshold: Share | None
@@ -42,16 +31,16 @@ class Exit(Record):
 class Certificate(Record):
     """What the policy may lose at most, with which probability, and how that was shown."""
 
-    guarantee: Literal["set-agreement"]
-    against: Literal["model"]
+    guarantee: Literal["set-agreement", "sample-f1"]
+    against: Literal["model", "labels"]
     epsilon: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     method: str
     certified: bool
     """False: no early exit could be certified, the full-depth policy is deployed."""
     rows: int
-    losses: int
-    """Rows of the certify split that the deployed policy answers unlike full depth."""
+    mean_loss: Annotated[float, Field(ge=-1, le=1)]
+    """Of the deployed policy, over the rows of the certify split."""
     p_value: Share
     policies_on_path: int
     policies_passed: int
@@ -68,20 +57,28 @@ class Distance(Record):
     spread: Annotated[float, Field(ge=0)]
 
 
-class ExitProfile(Record):
-    """What was measured at one exit on one split."""
+class LayerProfile(Record):
+    """What was measured at one candidate layer, as if all rows were answered there."""
 
-    exit: int
+    layer: str
     w_teacher: Distance
     w_teacher_sliced: Distance
     w_labels: Distance
     w_labels_sliced: Distance
     micro_f1: Share
+
+
+class ExitProfile(LayerProfile):
+    """What was measured at one exit of the deployed policy."""
+
+    exit: int
     share_leaving: Share
+    time: Annotated[float, Field(ge=0)]
+    """Stage time of a row that leaves here, as a share of full depth, at the largest batch."""
 
 
 class PolicyQuality(Record):
-    """What a policy gives on one split, beside full depth."""
+    """What a policy gives on one split, beside the full model."""
 
     micro_f1: Share
     micro_f1_full_depth: Share
@@ -93,9 +90,8 @@ class PolicyQuality(Record):
 
 
 class Measurement(Record):
-    """The profile of every exit and the quality of the deployed policy on one split."""
+    """The deployed policy and its exits on the test split."""
 
-    split: Literal["tune", "test"]
     exits: tuple[ExitProfile, ...]
     policy: PolicyQuality
 
@@ -107,6 +103,8 @@ class Costs(Record):
     batch_rows: tuple[int, ...]
     stage_milliseconds: tuple[tuple[float, ...], ...]
     """[stage][batch]: milliseconds of one run of the stage at that batch."""
+    beyond_milliseconds: tuple[float, ...]
+    """[batch]: of the layers behind the last exit, which the bundle leaves out; 0 if none."""
 
 
 class SplitFacts(Record):
@@ -119,20 +117,21 @@ class SplitFacts(Record):
 class Manifest(Record):
     """`manifest.json`. `digest` covers every other field, `files` every other file."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     name: str
     labels: tuple[str, ...]
-    input: InputSpec
-    preprocessing: Literal["none"] = "none"
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    preprocessing: Preprocessing = NumberPreprocessing()
     exits: tuple[Exit, ...]
     certificate: Certificate
-    profile: Measurement
+    profile: tuple[LayerProfile, ...]
+    """Every candidate layer on the tune split, in depth order; the last is full depth."""
     test: Measurement
     costs: Costs
     splits: dict[str, SplitFacts]
     facts: dict[str, Any]
     """Training and calibration: seed, options, versions."""
-    files: dict[str, Digest] = {}
+    files: dict[str, Digest] = Field(default_factory=dict)
     digest: str = ""
 
     @model_validator(mode="after")

@@ -1,13 +1,19 @@
-"""A small residual network with four exits for single-channel 32x32 images."""
+"""A small residual network for images of any size from 16x16 on, with an exit at every stage."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from models.errors import CalibrationError
 from models.multi_exit import MultiExitNetwork, PooledHead
+
+SMALLEST_SIDE = 16
+LAST_MAP = 8  # pixels: the shorter side is halved until the deepest feature map is about this wide
 
 
 @dataclass(frozen=True)
@@ -16,10 +22,31 @@ class ResidualConfig:
 
     labels: int = 10
     image_channels: int = 1
+    height: int = 32
+    width: int = 32
     stem_channels: int = 16  # the stem halves the resolution
-    channels: int = 32  # the first block halves it again; all further blocks keep it
+    channels: int = 32  # the first block halves it again; later halvings double the channels
     stages: int = 4
     blocks_per_stage: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < SMALLEST_SIDE:
+            raise CalibrationError(
+                f"images of {self.height}x{self.width} pixels are too small for the residual "
+                f"network: expected at least {SMALLEST_SIDE}x{SMALLEST_SIDE}; enlarge them"
+            )
+
+    @property
+    def halvings(self) -> int:
+        """How often the resolution is halved: twice up to 32 pixels, once more per doubling."""
+        wanted = math.floor(math.log2(min(self.height, self.width) / LAST_MAP))
+        return min(max(wanted, 2), self.stages + 1)
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of every stage's carry."""
+        doublings = self.halvings - 2  # at the first blocks of stages 2, 3, ...
+        return tuple(self.channels * 2 ** min(stage, doublings) for stage in range(self.stages))
 
 
 class ResidualBlock(nn.Module):
@@ -49,24 +76,24 @@ class ResidualBlock(nn.Module):
 def residual_network(config: ResidualConfig | None = None) -> MultiExitNetwork:
     """Build the network with fresh weights from torch's global generator."""
     config = config or ResidualConfig()
-    stages = []
-    for number in range(config.stages):
-        blocks: list[nn.Module] = []
-        if number == 0:
-            blocks += [
-                _stem(config),
-                ResidualBlock(config.stem_channels, config.channels, stride=2),
-            ]
-        while sum(isinstance(block, ResidualBlock) for block in blocks) < config.blocks_per_stage:
-            blocks.append(ResidualBlock(config.channels, config.channels))
-        stages.append(nn.Sequential(*blocks))
-    heads = [PooledHead(config.channels, config.labels) for _ in range(config.stages)]
-    return MultiExitNetwork(stages, heads)
+    channels = config.stage_channels
+    stages = [_first_stage(config)]
+    for before, after in pairwise(channels):
+        stride = 2 if after > before else 1
+        stages.append(_stage(ResidualBlock(before, after, stride), after, config))
+    return MultiExitNetwork(stages, [PooledHead(width, config.labels) for width in channels])
 
 
-def _stem(config: ResidualConfig) -> nn.Module:
-    return nn.Sequential(
+def _first_stage(config: ResidualConfig) -> nn.Sequential:
+    stem = nn.Sequential(
         nn.Conv2d(config.image_channels, config.stem_channels, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(config.stem_channels),
         nn.ReLU(),
     )
+    first = ResidualBlock(config.stem_channels, config.channels, stride=2)
+    return nn.Sequential(stem, *_stage(first, config.channels, config))
+
+
+def _stage(first: ResidualBlock, channels: int, config: ResidualConfig) -> nn.Sequential:
+    more = (ResidualBlock(channels, channels) for _ in range(config.blocks_per_stage - 1))
+    return nn.Sequential(first, *more)

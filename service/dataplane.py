@@ -12,11 +12,13 @@ from time import perf_counter
 import numpy as np
 
 from models.bundle import Bundle
+from models.encoders import open_encoder, refuse_bad
+from models.encoding import Group, RawRows, blank_rows
 from models.errors import Cancelled, InvalidInput, OfframpError
-from models.manifest import InputSpec, Manifest
+from models.manifest import Manifest
 from models.policy import Policy
 from models.runtime import StageRuntime
-from service.engine import Engine, Routed
+from service.engine import Engine, Routed, join_rows
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -46,12 +48,15 @@ class Dataplane:
         self.max_body_bytes = settings.max_body_bytes
         self.metrics = metrics
         self.ready = False
+        self._encoder = open_encoder(
+            self.manifest.preprocessing, self.manifest.inputs, bundle.files
+        )
         self._engine = Engine(runtime, metrics, settings.lanes, settings.max_queue_rows)
 
     async def warm_up(self) -> None:
         """Run every stage once, then take requests."""
-        zeros = np.zeros((1, *self.manifest.input.row_shape), np.float32)
-        await self._engine.run(zeros, Policy.full(self.manifest.depth))
+        blank = blank_rows(self.manifest.inputs)
+        await self._engine.run(blank, Policy.full(self.manifest.depth))
         self.ready = True
 
     def close(self) -> None:
@@ -59,11 +64,12 @@ class Dataplane:
         self.ready = False
         self._engine.close()
 
-    async def predict(self, rows: np.ndarray, policy: str = "certified") -> Prediction:
-        """Answer rows float32 (b, ...) of the bundle's input.
+    async def predict(self, rows: RawRows, policy: str = "certified") -> Prediction:
+        """Answer b raw rows of the kind that the bundle reads.
 
         Parameters
         ----------
+        rows : texts, encoded images, or numbers (b, ...)
         policy : `certified`, `full` or `exit:<k>`
 
         Raises
@@ -76,13 +82,25 @@ class Dataplane:
         start = perf_counter()
         with self.counted():
             chosen = parse_policy(policy, self.manifest)
-            check_rows(rows, self.manifest.input, self.max_rows)
-            routed = await self._engine.run(rows, chosen)
+            groups = await self._encode(rows)
+            runs = [self._engine.run(group.tensors, chosen) for group in groups]
+            parts = zip((group.rows for group in groups), await asyncio.gather(*runs), strict=True)
+            routed = join_rows(list(parts))
             check_answers(routed)
         seconds = perf_counter() - start
         self._count(routed, seconds)
         certified = (routed.exits == self.manifest.depth) | (chosen == self.manifest.policy)
         return Prediction(routed, certified, seconds * 1000)
+
+    async def _encode(self, rows: RawRows) -> list[Group]:
+        if not 1 <= len(rows) <= self.max_rows:
+            raise InvalidInput(
+                f"rows: found {len(rows)} rows, expected 1 to {self.max_rows}; split the request"
+            )
+        if isinstance(rows, np.ndarray):
+            return refuse_bad(self._encoder.encode(rows))
+        # decoding images and texts takes its time: the event loop goes on meanwhile
+        return refuse_bad(await asyncio.to_thread(self._encoder.encode, rows))
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -129,24 +147,4 @@ def check_answers(routed: Routed) -> None:
         raise InvalidInput(
             f"rows: the model has no finite answer to the values of row {overflown[0]}; expected "
             "values of the size that it was trained on"
-        )
-
-
-def check_rows(rows: np.ndarray, spec: InputSpec, max_rows: int) -> None:
-    """Refuse rows that the model was not made for."""
-    if rows.dtype != np.dtype(spec.dtype):
-        raise InvalidInput(f"rows: found dtype {rows.dtype}, expected {spec.dtype}")
-    if rows.shape[1:] != spec.row_shape or rows.ndim == 0:
-        expected = ", ".join(str(size) for size in ("rows", *spec.row_shape))
-        raise InvalidInput(f"rows: found shape {rows.shape}, expected ({expected})")
-    if not 1 <= len(rows) <= max_rows:
-        raise InvalidInput(
-            f"rows: found {len(rows)} rows, expected 1 to {max_rows}; split the request"
-        )
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, *position = (int(index) for index in np.argwhere(~finite)[0])
-        raise InvalidInput(
-            f"rows: found {rows[(row, *position)]} in row {row} at {position}, expected finite "
-            f"{spec.dtype} numbers"
         )

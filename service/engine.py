@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -49,8 +50,8 @@ class Engine:
         self._lock = threading.Lock()
         self._open = True
 
-    async def run(self, inputs: np.ndarray, policy: Policy) -> Routed:
-        """Answer rows float32 (b, ...).
+    async def run(self, inputs: Carry, policy: Policy) -> Routed:
+        """Answer b rows: the model's inputs, (b, ...) each.
 
         Raises
         ------
@@ -59,11 +60,12 @@ class Engine:
         Unavailable
             When the engine is closed.
         """
-        self._admit(len(inputs))
+        rows = len(inputs[0])
+        self._admit(rows)
         abandoned = threading.Event()
         future = self._lanes.submit(self._run_stages, inputs, policy, abandoned)
         # the rows stay counted until a lane is done with them, whether anybody still waits or not
-        future.add_done_callback(lambda _: self._count_queue(-len(inputs)))
+        future.add_done_callback(lambda _: self._count_queue(-rows))
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -91,9 +93,8 @@ class Engine:
             self._queue_rows += rows
             self._metrics.queue_rows.set(self._queue_rows)
 
-    def _run_stages(self, inputs: np.ndarray, policy: Policy, abandoned: threading.Event) -> Routed:
-        carry: Carry = (inputs,)
-        waiting = np.arange(len(inputs))  # rows still on their way, as indices into the request
+    def _run_stages(self, carry: Carry, policy: Policy, abandoned: threading.Event) -> Routed:
+        waiting = np.arange(len(carry[0]))  # rows still on their way, as indices into the request
         left: list[tuple[int, np.ndarray, Answers]] = []
         for stage in range(1, self._runtime.depth + 1):
             if abandoned.is_set():
@@ -113,7 +114,16 @@ class Engine:
 
 def _in_request_order(left: list[tuple[int, np.ndarray, Answers]]) -> Routed:
     """Join the rows that left at each exit, back in the order in which they came."""
-    order = np.argsort(np.concatenate([rows for _, rows, _ in left]))
-    exits = np.concatenate([np.full(len(rows), stage) for stage, rows, _ in left])
-    joined = Answers.concatenate([answers for _, _, answers in left])
+    parts = [(rows, Routed(answers, np.full(len(rows), k))) for k, rows, answers in left]
+    return join_rows(parts)
+
+
+def join_rows(parts: Sequence[tuple[np.ndarray, Routed]]) -> Routed:
+    """Rows answered apart, back in the order of the request.
+
+    parts : places of some rows in the request, int (b,), and their answers; every place once
+    """
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    joined = Answers.concatenate([routed.answers for _, routed in parts])
+    exits = np.concatenate([routed.exits for _, routed in parts])
     return Routed(joined.take(order), exits[order])

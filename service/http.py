@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -23,7 +22,13 @@ from models.errors import (
     Unavailable,
 )
 from service.dataplane import Dataplane
-from service.schema import describe_mismatch, refuse_unknown, request_model, response_body
+from service.schema import (
+    describe_mismatch,
+    raw_rows,
+    refuse_unknown,
+    request_model,
+    response_body,
+)
 
 logger = logging.getLogger("bentoml.offramp.http")
 
@@ -44,7 +49,7 @@ HEADERS = {
 
 def create_app(dataplane: Dataplane) -> Starlette:
     """The Starlette application over one dataplane."""
-    body_model = request_model(dataplane.manifest.input, dataplane.max_rows)
+    body_model = request_model(dataplane.manifest, dataplane.max_rows)
 
     async def predict(request: Request) -> Response:
         with dataplane.counted():
@@ -54,8 +59,7 @@ def create_app(dataplane: Dataplane) -> Starlette:
             except ValidationError as error:
                 raise InvalidInput(describe_mismatch(error)) from error
             refuse_unknown(parsed)
-        with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
-            rows = np.asarray(parsed.rows, dtype=np.float32)
+            rows = raw_rows(parsed.rows, dataplane.manifest)
         prediction = await dataplane.predict(rows, parsed.policy)
         return JSONResponse(response_body(prediction, dataplane.manifest))
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from models.encoding import RawRows
 from models.errors import InvalidInput
-from models.manifest import InputSpec, Manifest
+from models.manifest import Manifest
 from service.dataplane import Prediction
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Text = Annotated[str, Field(strict=True)]
 
 
-def request_model(spec: InputSpec, max_rows: int) -> Any:
-    """A pydantic model with `rows`, nested lists of the input's shape, and `policy`.
+def request_model(manifest: Manifest, max_rows: int) -> Any:
+    """A pydantic model with `rows`, as the bundle reads them, and `policy`.
 
-    The lengths are part of the type, so that an error names the exact place in the document.
+    Rows are nested lists of numbers, texts, or images as base64. Lengths are part of the type, so
+    that an error names the exact place in the document.
     """
-    row: Any = Number
-    for size in reversed(spec.row_shape):
-        row = Annotated[list[row], Field(min_length=size, max_length=size, fail_fast=True)]
+    row: Any = Text
+    if manifest.preprocessing.kind == "numbers":
+        row = Number
+        for size in reversed(manifest.inputs[0].row_shape):
+            row = Annotated[list[row], Field(min_length=size, max_length=size, fail_fast=True)]
     rows = Annotated[list[row], Field(min_length=1, max_length=max_rows, fail_fast=True)]
     return create_model(
         "PredictRequest",
@@ -30,6 +36,33 @@ def request_model(spec: InputSpec, max_rows: int) -> Any:
         rows=(rows, ...),
         policy=(str, "certified"),
     )
+
+
+def raw_rows(rows: Any, manifest: Manifest) -> RawRows:
+    """The rows of a request that follows the schema, as the dataplane takes them."""
+    if manifest.preprocessing.kind == "numbers":
+        with np.errstate(over="ignore"):  # what overflows float32 is refused as not finite
+            return _array(rows)
+    if manifest.preprocessing.kind == "text":
+        texts: list[str] = rows
+        return texts
+    return [_decoded(row, text) for row, text in enumerate(rows)]
+
+
+def _array(rows: Any) -> np.ndarray:
+    try:
+        return np.asarray(rows, dtype=np.float32)
+    except ValueError:  # where the model leaves sizes open, the schema does too
+        raise InvalidInput("rows: found rows of different shapes, expected one shape") from None
+
+
+def _decoded(row: int, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise InvalidInput(
+            f"rows[{row}]: found {_brief(text)}, expected an image file as base64"
+        ) from None
 
 
 def refuse_unknown(request: BaseModel) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from models.bundle import MODEL, Bundle, read_bundle
+from models.encoding import blank_rows
 from models.errors import BundleError, GraphError
-from models.runtime import Carry, StageRuntime
+from models.runtime import StageRuntime
 
 
 def load_bundle(name: str) -> Bundle:
@@ -50,13 +49,12 @@ def open_runtime(bundle: Bundle) -> StageRuntime:
         When the model cannot be loaded, cut or run as the manifest says.
     """
     manifest = bundle.manifest
-    carry: Carry = (np.zeros((1, *manifest.input.row_shape), manifest.input.dtype),)
+    carry = blank_rows(manifest.inputs)
     try:
         runtime = StageRuntime(bundle.model, manifest.carries)
-        if runtime.input_names != [manifest.input.name]:
-            raise GraphError(
-                f"its inputs are {runtime.input_names}, expected [{manifest.input.name!r}]"
-            )
+        expected = [spec.name for spec in manifest.inputs]
+        if runtime.input_names != expected:
+            raise GraphError(f"its inputs are {runtime.input_names}, expected {expected}")
         for stage in range(1, runtime.depth + 1):
             answers, carry = runtime.run(stage, carry)
             if answers.probabilities.shape != (1, len(manifest.labels)):

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from calibration.data import Splits
+from calibration.dataset import Dataset, split_rows
 from calibration.demo import build_demo
 from calibration.digits import compose_digits
-from calibration.pipeline import CalibrationOptions
-from calibration.training import TrainingConfig
+from calibration.guarantee import GuaranteeOptions
 from models.bundle import Bundle
 from models.runtime import StageRuntime
 
@@ -25,19 +24,19 @@ def progress() -> Progress:
 
 
 @pytest.fixture(scope="session")
-def splits() -> Splits:
+def digits() -> Dataset:
     return compose_digits(seed=3, rows={"fit": 4000, "tune": 600, "certify": 800, "test": 400})
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, splits: Splits, progress: Progress) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory, digits: Dataset, progress: Progress) -> Bundle:
     """Epsilon is wide because four short epochs teach little: rows must leave at several exits."""
     return build_demo(
         tmp_path_factory.mktemp("bundles") / "digits",
-        CalibrationOptions(name="digits", epsilon=0.25),
+        GuaranteeOptions(epsilon=0.25),
         progress,
-        splits=splits,
-        training=TrainingConfig(epochs=4, batch=64),
+        dataset=digits,
+        training={"epochs": 4, "batch": 64},
     )
 
 
@@ -47,5 +46,5 @@ def runtime(bundle: Bundle) -> StageRuntime:
 
 
 @pytest.fixture(scope="session")
-def rows(splits: Splits) -> np.ndarray:
-    return splits.test.inputs
+def rows(digits: Dataset) -> np.ndarray:
+    return split_rows(digits, "test")

@@ -51,7 +51,7 @@ from service.store import load_bundle, open_runtime
 
 bundle = load_bundle({str(bundle.path)!r})
 plane = Dataplane(bundle, open_runtime(bundle), Settings(), Metrics())
-rows = np.zeros((1, *bundle.manifest.input.row_shape), np.float32)
+rows = np.zeros((1, *bundle.manifest.inputs[0].row_shape), np.float32)
 assert len(asyncio.run(plane.predict(rows)).routed.exits) == 1
 plane.close()
 heavy = {{"calibration", "torch", "matplotlib", "sklearn", "scipy", "ot", "pandas"}}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from calibration.dataset import split_rows
 from calibration.digits import compose_digits
 
 ROWS = (1364, 726, 2929, 648, 2237, 1760)
 
 if __name__ == "__main__":
-    test = compose_digits(seed=0).test
-    rows = test.inputs[list(ROWS)].astype(float).round(3).tolist()
+    test = split_rows(compose_digits(seed=0), "test")
+    rows = test[list(ROWS)].astype(float).round(3).tolist()
     body = json.dumps({"rows": rows}, separators=(",", ":"))
     Path(__file__).with_name("request.json").write_text(body + "\n")

@@ -5,18 +5,40 @@ import pytest
 from scipy.stats import binomtest
 
 from calibration.certificate import (
+    betting_p_value,
     binomial_p_value,
     certify,
     fixed_sequence,
     rows_needed,
 )
+from calibration.guarantee import (
+    Guarantee,
+    GuaranteeOptions,
+    Loss,
+    pairwise_loss,
+    sample_f1,
+    set_loss,
+)
 from models.errors import CalibrationError
+from models.manifest import Certificate
 from models.policy import Policy
 from models.runtime import Answers
 
 EPSILON, DELTA = 0.1, 0.05
 SIMULATIONS, ROWS = 500, 400
 PATH = [Policy((float(threshold),)) for threshold in np.linspace(0.98, 0, 50)]
+AGREEMENT = Guarantee("set-agreement", "model", EPSILON, DELTA)
+REGRET = Guarantee("set-agreement", "labels", EPSILON, DELTA)
+
+
+def certified(
+    answers: list[Answers],
+    path: list[Policy] = PATH,
+    guarantee: Guarantee = AGREEMENT,
+    seed: int = 0,
+) -> tuple[Policy, Certificate]:
+    truth = answers[-1].labels
+    return certify(path, answers, truth, guarantee, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(("losses", "rows"), [(0, 50), (3, 200), (20, 200), (200, 200)])
@@ -63,13 +85,15 @@ def naive_choice(answers: list[Answers]) -> Policy:
     return PATH[int(np.flatnonzero(np.array(losses) <= EPSILON)[-1])]
 
 
-def test_certified_policies_break_their_promise_at_most_as_often_as_said() -> None:
+@pytest.mark.parametrize("guarantee", [AGREEMENT, REGRET], ids=["binomial", "betting"])
+def test_certified_policies_break_their_promise_at_most_as_often_as_said(
+    guarantee: Guarantee,
+) -> None:
     rng = np.random.default_rng(0)
     broken, naively_broken = 0, 0
     for _ in range(SIMULATIONS):
         answers = simulate(rng, ROWS)
-        policy, certificate = certify(PATH, answers, EPSILON, DELTA)
-        assert certificate.certified
+        policy, _ = certified(answers, guarantee=guarantee)
         broken += true_risk(policy) > EPSILON
         naively_broken += true_risk(naive_choice(answers)) > EPSILON
     allowed = DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / SIMULATIONS)
@@ -79,26 +103,28 @@ def test_certified_policies_break_their_promise_at_most_as_often_as_said() -> No
 
 def test_the_last_passing_policy_is_deployed() -> None:
     answers = simulate(np.random.default_rng(1), ROWS)
-    policy, certificate = certify(PATH, answers, EPSILON, DELTA)
+    policy, certificate = certified(answers)
     passed = certificate.policies_passed
     assert policy == PATH[passed - 1]
-    assert binomial_p_value(certificate.losses, ROWS, EPSILON) == certificate.p_value <= DELTA
-    _, beyond = certify(PATH[passed:], answers, EPSILON, DELTA)
+    losses = round(certificate.mean_loss * ROWS)
+    assert binomial_p_value(losses, ROWS, EPSILON) == certificate.p_value <= DELTA
+    _, beyond = certified(answers, PATH[passed:])
     assert not beyond.certified
 
 
 def test_nothing_certified_deploys_full_depth_and_says_how_many_rows_it_takes() -> None:
     answers = simulate(np.random.default_rng(2), rows=20)
-    policy, certificate = certify(PATH, answers, epsilon=0.01, delta=DELTA)
+    strict = Guarantee("set-agreement", "model", 0.01, DELTA)
+    policy, certificate = certified(answers, guarantee=strict)
     assert policy == Policy.full(2)
     assert not certificate.certified
-    assert certificate.losses == 0
+    assert certificate.mean_loss == 0
     assert "299 certify rows" in certificate.sentence
 
 
 def test_a_hopeless_rate_is_called_hopeless() -> None:
     answers = simulate(np.random.default_rng(2), ROWS)
-    _, certificate = certify([Policy((0.0,))], answers, EPSILON, DELTA)
+    _, certificate = certified(answers, [Policy((0.0,))])
     assert "no number of rows" in certificate.sentence
 
 
@@ -113,6 +139,62 @@ def test_rows_needed_is_enough_and_no_less(rate: float, epsilon: float) -> None:
 @pytest.mark.parametrize("level", [0, 1, -0.1, 2, float("nan")])
 def test_levels_outside_zero_and_one_are_refused(level: float) -> None:
     with pytest.raises(CalibrationError, match="epsilon is"):
-        certify(PATH, [], level, DELTA)
+        GuaranteeOptions(epsilon=level)
     with pytest.raises(CalibrationError, match="delta is"):
-        certify(PATH, [], EPSILON, level)
+        Guarantee(delta=level)
+
+
+def test_betting_rejects_a_loss_as_large_as_epsilon_no_more_often_than_delta() -> None:
+    """The hypothesis at its edge, with losses in [-1, 1] that are mostly nothing."""
+    rng = np.random.default_rng(3)
+    values, chances = np.array([-1.0, 0.0, 1.0]), [0.1, 0.7, 0.2]  # mean 0.1
+    p_values = [
+        betting_p_value(rng.choice(values, 300, p=chances), EPSILON, lowest=-1.0, delta=DELTA)
+        for _ in range(2000)
+    ]
+    allowed = DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / len(p_values))
+    assert np.mean(np.array(p_values) <= DELTA) <= allowed
+    clearly_less = betting_p_value(np.zeros(300), EPSILON, lowest=-1.0, delta=DELTA)
+    assert clearly_less < DELTA
+
+
+def test_betting_never_calls_more_losses_better() -> None:
+    rng = np.random.default_rng(4)
+    losses = (rng.random(200) < 0.05).astype(float)
+    worse = np.maximum(losses, rng.random(200) < 0.05)
+    assert betting_p_value(losses, 0.2, 0.0, DELTA) <= betting_p_value(worse, 0.2, 0.0, DELTA)
+
+
+def test_a_policy_better_than_the_full_model_has_a_negative_regret() -> None:
+    truth = np.array([[True, False], [True, True]])
+    full = np.array([[False, False], [True, False]])
+    guarantee = Guarantee("sample-f1", "labels")
+    losses = guarantee.row_losses(truth, full, truth)
+    np.testing.assert_allclose(losses, [-1, -1 / 3])
+    assert guarantee.lowest == -1
+
+
+def test_f1_of_nothing_against_nothing_is_one() -> None:
+    nothing = np.zeros((1, 3), bool)
+    assert sample_f1(nothing, nothing).tolist() == [1]
+    assert sample_f1(nothing, ~nothing).tolist() == [0]
+
+
+@pytest.mark.parametrize("loss", ["set-agreement", "sample-f1"])
+def test_pairwise_losses_hold_the_rowwise_ones_on_their_diagonal(loss: Loss) -> None:
+    rng = np.random.default_rng(5)
+    one, other = rng.random((2, 30, 4)) < 0.3
+    pairs = pairwise_loss(loss, one, other)
+    np.testing.assert_allclose(np.diag(pairs), set_loss(loss, one, other), atol=1e-6)
+    np.testing.assert_allclose(pairs, pairwise_loss(loss, other, one).T, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("has_head", "expected"),
+    [(True, ("set-agreement", "model")), (False, ("sample-f1", "labels"))],
+)
+def test_the_default_promise_follows_from_the_model(
+    has_head: bool, expected: tuple[str, str]
+) -> None:
+    guarantee = GuaranteeOptions().resolved(has_head)
+    assert (guarantee.loss, guarantee.against) == expected

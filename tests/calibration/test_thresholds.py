@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from calibration.thresholds import ThresholdCurve, policy_path, threshold_curve
+from calibration.guarantee import Against, Guarantee
+from calibration.thresholds import CurveOptions, ThresholdCurve, policy_path, threshold_curve
 from models.errors import CalibrationError
 from models.policy import Policy
 from models.runtime import Answers
@@ -50,9 +51,26 @@ def answers() -> tuple[Answers, Answers]:
     return Answers(probabilities, wrong, score), Answers(probabilities, labels, score)
 
 
-def test_curve_rises_as_unsure_rows_join(answers: tuple[Answers, Answers]) -> None:
+def measure(
+    early: Answers, last: Answers, points: int, seed: int = 0, against: Against = "model"
+) -> ThresholdCurve:
+    return threshold_curve(
+        early,
+        last,
+        last.probabilities,
+        last.labels,
+        Guarantee(against=against),
+        np.random.default_rng(seed),
+        CurveOptions(points=points),
+    )
+
+
+@pytest.mark.parametrize("against", ["model", "labels"])
+def test_curve_rises_as_unsure_rows_join(
+    answers: tuple[Answers, Answers], against: Against
+) -> None:
     early, teacher = answers
-    measured = threshold_curve(early, teacher, np.random.default_rng(0), points=10)
+    measured = measure(early, teacher, points=10, against=against)
     assert (np.diff(measured.thresholds) < 0).all()
     assert measured.thresholds[-1] == early.score.min()
     assert measured.distances[0] < 0.7 * measured.distances[-1]
@@ -60,9 +78,7 @@ def test_curve_rises_as_unsure_rows_join(answers: tuple[Answers, Answers]) -> No
 
 def test_policies_along_the_path_only_get_more_eager(answers: tuple[Answers, Answers]) -> None:
     early, teacher = answers
-    curves = [
-        threshold_curve(early, teacher, np.random.default_rng(seed), points=12) for seed in (0, 1)
-    ]
+    curves = [measure(early, teacher, points=12, seed=seed) for seed in (0, 1)]
     scores = [early.score, early.score, early.score]
     routes = [policy.route(scores) for policy in policy_path(curves)]
     assert len(routes) > 5
@@ -72,7 +88,23 @@ def test_policies_along_the_path_only_get_more_eager(answers: tuple[Answers, Ans
 def test_too_few_rows_to_measure_on_are_said_so(answers: tuple[Answers, Answers]) -> None:
     few = np.arange(99)
     with pytest.raises(CalibrationError, match="99 rows, expected at least 100"):
-        threshold_curve(answers[0].take(few), answers[1].take(few), np.random.default_rng(0))
+        measure(answers[0].take(few), answers[1].take(few), points=12)
+
+
+def test_against_labels_an_exit_better_than_the_last_has_a_negative_excess(
+    answers: tuple[Answers, Answers],
+) -> None:
+    wrong, right = answers
+    curve = threshold_curve(
+        right,
+        wrong,
+        right.probabilities,
+        right.labels,
+        Guarantee(against="labels"),
+        np.random.default_rng(0),
+        CurveOptions(points=5),
+    )
+    assert (curve.distances < 0).all()
 
 
 def test_one_exit_has_an_empty_path() -> None:

@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator
 
 def expected_exits(bundle: Bundle, runtime: StageRuntime) -> list[int]:
     rows = np.array(json.loads(REQUEST.read_text())["rows"], np.float32)
-    scores = [answers.score for answers in runtime.all_exits(rows)]
+    scores = [answers.score for answers in runtime.all_exits((rows,))]
     return bundle.manifest.policy.route(scores).tolist()
 
 

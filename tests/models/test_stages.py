@@ -22,7 +22,7 @@ def model(bundle: Bundle) -> onnx.ModelProto:
 def run_monolith(bundle: Bundle, rows: np.ndarray, exit_number: int) -> list[np.ndarray]:
     session = open_session(bundle.model)
     names = [output_name(exit_number, kind) for kind in ("probabilities", "labels", "score")]
-    return session.run(names, {bundle.manifest.input.name: rows})
+    return session.run(names, {bundle.manifest.inputs[0].name: rows})
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 32])
@@ -46,8 +46,8 @@ def test_staged_equals_monolith_while_rows_drop_out(
 
 
 def test_answers_do_not_depend_on_the_batch(runtime: StageRuntime, rows: np.ndarray) -> None:
-    together = runtime.all_exits(rows[:40], batch=40)
-    alone = runtime.all_exits(rows[:40], batch=1)
+    together = runtime.all_exits((rows[:40],), batch=40)
+    alone = runtime.all_exits((rows[:40],), batch=1)
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_a_cut_that_leaves_a_tensor_behind_is_refused(model: onnx.ModelProto) ->
 
 
 def test_rows_are_answered_at_their_own_exit(runtime: StageRuntime, rows: np.ndarray) -> None:
-    answers = runtime.all_exits(rows[:8])
+    answers = runtime.all_exits((rows[:8],))
     exits = np.array([1, 2, 3, 4, 4, 3, 2, 1])
     picked = at_exits(answers, exits)
     for row, number in enumerate(exits):
@@ -108,7 +108,7 @@ def test_asking_for_exit_1_costs_what_stage_1_costs(
             start = perf_counter()
             runtime.run(1, (batch,))
             middle = perf_counter()
-            await engine.run(batch, Policy.at_exit(1, runtime.depth))
+            await engine.run((batch,), Policy.at_exit(1, runtime.depth))
             stage_1.append(middle - start)
             exit_1.append(perf_counter() - middle)
 

@@ -34,9 +34,9 @@ async def test_rows_keep_their_order_and_leave_where_the_policy_says(
 ) -> None:
     policy = Policy((threshold, None, threshold))
     sent = rows[:50]
-    answers = runtime.all_exits(sent, batch=50)
+    answers = runtime.all_exits((sent,), batch=50)
     exits = policy.route([exit_answers.score for exit_answers in answers])
-    routed = await engine.run(sent, policy)
+    routed = await engine.run((sent,), policy)
     np.testing.assert_array_equal(routed.exits, exits)
     np.testing.assert_allclose(
         routed.answers.probabilities, at_exits(answers, exits).probabilities, atol=1e-4
@@ -48,9 +48,9 @@ async def test_many_requests_at_once_get_their_own_answers(
 ) -> None:
     policy = Policy((0.3, 0.3, 0.3))
     requests = [rows[start : start + 3] for start in range(0, 60, 3)]
-    together = await asyncio.gather(*(engine.run(sent, policy) for sent in requests))
+    together = await asyncio.gather(*(engine.run((sent,), policy) for sent in requests))
     for sent, routed in zip(requests, together, strict=True):
-        alone = await engine.run(sent, policy)
+        alone = await engine.run((sent,), policy)
         np.testing.assert_allclose(
             routed.answers.probabilities, alone.answers.probabilities, atol=1e-4
         )
@@ -77,16 +77,16 @@ async def test_a_full_queue_refuses_at_once_and_takes_rows_again_later(
     held = HeldRuntime(runtime)
     engine = Engine(held, Metrics(), lanes=1, max_queue_rows=10)  # type: ignore[arg-type]
     full = Policy.full(runtime.depth)
-    first = asyncio.create_task(engine.run(rows[:6], full))
-    second = asyncio.create_task(engine.run(rows[:4], full))
+    first = asyncio.create_task(engine.run((rows[:6],), full))
+    second = asyncio.create_task(engine.run((rows[:4],), full))
     await asyncio.to_thread(held.started.wait, 30)
     assert queue_rows(engine) == 10
     with pytest.raises(Overloaded, match="10 of 10 rows"):
-        await engine.run(rows[:1], full)
+        await engine.run((rows[:1],), full)
     held.release.set()
     await asyncio.gather(first, second)
     assert queue_rows(engine) == 0
-    assert len((await engine.run(rows[:1], full)).exits) == 1
+    assert len((await engine.run((rows[:1],), full)).exits) == 1
     engine.close()
 
 
@@ -95,21 +95,21 @@ async def test_closing_answers_what_was_admitted_and_refuses_the_rest(
 ) -> None:
     held = HeldRuntime(runtime)
     engine = Engine(held, Metrics(), lanes=1, max_queue_rows=10)  # type: ignore[arg-type]
-    admitted = asyncio.create_task(engine.run(rows[:2], Policy.full(runtime.depth)))
+    admitted = asyncio.create_task(engine.run((rows[:2],), Policy.full(runtime.depth)))
     await asyncio.to_thread(held.started.wait, 30)
     closing = asyncio.create_task(asyncio.to_thread(engine.close))
     held.release.set()
     assert len((await admitted).exits) == 2
     await closing
     with pytest.raises(Unavailable, match="stopping"):
-        await engine.run(rows[:1], Policy.full(runtime.depth))
+        await engine.run((rows[:1],), Policy.full(runtime.depth))
 
 
 async def test_a_stage_that_fails_frees_its_place_in_the_queue(
     engine: Engine, rows: np.ndarray
 ) -> None:
     with pytest.raises(Exception, match="INVALID_ARGUMENT"):
-        await engine.run(rows[:2, :, :, :3], Policy.full(4))
+        await engine.run((rows[:2, :, :, :3],), Policy.full(4))
     assert queue_rows(engine) == 0
 
 
@@ -119,7 +119,7 @@ async def test_a_request_nobody_waits_for_stops_and_stays_counted_until_it_has(
     held = HeldRuntime(runtime)
     metrics = Metrics()
     engine = Engine(held, metrics, lanes=1, max_queue_rows=10)  # type: ignore[arg-type]
-    request = asyncio.create_task(engine.run(rows[:6], Policy.full(runtime.depth)))
+    request = asyncio.create_task(engine.run((rows[:6],), Policy.full(runtime.depth)))
     await asyncio.to_thread(held.started.wait, 30)
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -31,7 +31,7 @@ def test_answers_are_those_of_the_offline_policy(
     client: TestClient, dataplane: Dataplane, runtime: StageRuntime, rows: np.ndarray
 ) -> None:
     sent = rows[:64]
-    answers = runtime.all_exits(sent)
+    answers = runtime.all_exits((sent,))
     exits = dataplane.manifest.policy.route([exit_answers.score for exit_answers in answers])
     expected = at_exits(answers, exits)
     assert len(set(exits)) > 1
@@ -93,7 +93,7 @@ def test_a_bad_value_is_named_with_its_place(
 
 def test_a_number_too_large_for_the_model_is_refused(client: TestClient, rows: np.ndarray) -> None:
     error = refused(client, with_value(rows, "1e39"))
-    assert "found inf in row 2 at [0, 5, 7]" in error
+    assert "rows[2]: found inf at position [0, 5, 7]" in error
 
 
 @pytest.mark.parametrize(

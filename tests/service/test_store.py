@@ -55,11 +55,11 @@ def with_too_few_labels(manifest: dict) -> None:
 
 
 def with_another_input(manifest: dict) -> None:
-    manifest["input"]["name"] = "picture"
+    manifest["inputs"][0]["name"] = "picture"
 
 
 def with_another_shape(manifest: dict) -> None:
-    manifest["input"]["row_shape"] = [3, 32, 32]
+    manifest["inputs"][0]["row_shape"] = [3, 32, 32]
 
 
 @pytest.mark.parametrize(

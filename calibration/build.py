@@ -1,0 +1,173 @@
+"""From a trained model and data files to a written bundle: `offramp calibrate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.dataset import Dataset
+from calibration.input_choice import InputOptions, choose_preprocessing, row_shape
+from calibration.layers import LayeredModel, layers_of_source
+from calibration.options import CalibrationData, CalibrationOptions
+from calibration.pipeline import calibrate
+from calibration.readers import DataOptions, open_dataset
+from calibration.report import draw_profile
+from calibration.source import Source
+from calibration.sources import open_source
+from calibration.splits import assign_splits
+from calibration.teacher import teacher_probabilities
+from models.bundle import MODEL, Bundle, check_target, write_bundle
+from models.encoders import open_encoder
+from models.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from models.encoding import Encoder, Group
+
+PICTURE = "profile.png"
+SAMPLE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model, and how it is to be understood.
+
+    model : an ONNX file, a Hugging Face directory, or `package.module:factory`
+    weights : of the factory's module
+    output : the tensor with the logits, or the last hidden state; None: found
+    has_head : whether that tensor is logits over the labels; None: found
+    teacher : a file of probabilities (.npy), or a model; None: the model itself
+    max_carry : the most tensors that may cross a cut
+    """
+
+    model: str
+    weights: Path | None = None
+    output: str | None = None
+    has_head: bool | None = None
+    teacher: str | None = None
+    max_carry: int = 3
+    inputs: InputOptions = field(default_factory=InputOptions)
+
+
+def build_bundle(
+    out: Path,
+    model: ModelOptions,
+    data: DataOptions,
+    options: CalibrationOptions,
+    progress: Progress,
+    force: bool = False,
+) -> Bundle:
+    """Make an early-exit bundle of a trained model.
+
+    Raises
+    ------
+    OfframpError
+        For every mistake of the user's; no half-written bundle is left.
+    """
+    check_target(out, force)
+    dataset = open_dataset(data)
+    split = assign_splits(dataset, options.seed)
+    source = _open_source(model, dataset, progress)
+    dataset = with_names(dataset, source.names)
+    preprocessing, files = choose_preprocessing(source, dataset, model.inputs)
+    encoder = open_encoder(preprocessing, source.inputs, files)
+    sample = sample_rows(dataset, encoder)
+    labels = len(dataset.names)
+    task = progress.add_task("cuts", total=None)
+    layered = layers_of_source(source, sample.tensors, labels, model.max_carry)
+    progress.update(task, total=1, completed=1)
+    teacher = None
+    if model.teacher is not None:
+        teacher = teacher_probabilities(
+            model.teacher, dataset, model.inputs, options.features, progress
+        )
+    calibration_data = CalibrationData(
+        dataset, split, encoder, preprocessing, files, sample, teacher
+    )
+    facts = {"source": source.facts, "command": _command(model, data)}
+    return write_calibrated(out, layered, calibration_data, options, progress, facts, force)
+
+
+def write_calibrated(
+    out: Path,
+    layered: LayeredModel,
+    data: CalibrationData,
+    options: CalibrationOptions,
+    progress: Progress,
+    facts: dict[str, Any],
+    force: bool = False,
+) -> Bundle:
+    """Calibrate and write the bundle."""
+    manifest, model = calibrate(layered, data, options, progress, facts)
+    files = {MODEL: model, PICTURE: draw_profile(manifest), **data.files}
+    return write_bundle(out, manifest, files, force)
+
+
+def sample_rows(dataset: Dataset, encoder: Encoder) -> Group:
+    """A few encoded rows of the most usual shape.
+
+    Raises
+    ------
+    CalibrationError
+        When not one of the first rows fits the model.
+    """
+    raw = next(dataset.read(SAMPLE_ROWS))
+    encoded = encoder.encode(raw)
+    if not encoded.groups:
+        row, reason = min(encoded.bad.items())
+        raise CalibrationError(
+            f"the data does not fit the model: {dataset.place(row)}: {reason} (and so for all of "
+            f"the first {len(raw)} rows)"
+        )
+    return max(encoded.groups, key=lambda group: len(group.rows))
+
+
+def with_names(dataset: Dataset, names: tuple[str, ...] | None) -> Dataset:
+    """The data with its labels in the order of the model's own label names.
+
+    Raises
+    ------
+    CalibrationError
+        When the model and the data name different labels.
+    """
+    if names is None or names == dataset.names:
+        return dataset
+    if dataset.names == tuple(map(str, range(len(names)))):
+        return replace(dataset, names=names)
+    if set(names) != set(dataset.names):
+        ours, theirs = set(dataset.names) - set(names), set(names) - set(dataset.names)
+        raise CalibrationError(
+            f"the labels of the data are not the model's: only the data has {_few(ours)}, only the "
+            f"model has {_few(theirs)}; rename them, or train a head of its own with --no-head"
+        )
+    order = [dataset.names.index(name) for name in names]
+    return replace(dataset, names=names, labels=np.ascontiguousarray(dataset.labels[:, order]))
+
+
+def _open_source(model: ModelOptions, dataset: Dataset, progress: Progress) -> Source:
+    task = progress.add_task("open model", total=None)
+    source = open_source(
+        model.model,
+        len(dataset.names),
+        weights=model.weights,
+        row_shape=row_shape(dataset, model.inputs),
+        output=model.output,
+        has_head=model.has_head,
+    )
+    progress.update(task, total=1, completed=1)
+    return source
+
+
+def _command(model: ModelOptions, data: DataOptions) -> dict[str, str]:
+    """Names of what was given, without the folders of this machine."""
+    named = {"model": Path(model.model).name, "data": data.path.name, "teacher": model.teacher}
+    return {key: Path(value).name for key, value in named.items() if value is not None}
+
+
+def _few(names: set[str]) -> str:
+    listed = ", ".join(map(repr, sorted(names)[:5])) or "none"
+    return listed + (f" and {len(names) - 5} more" if len(names) > 5 else "")

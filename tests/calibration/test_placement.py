@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.placement import place_exits
+from models.manifest import Distance, LayerProfile
+
+
+def profiles(to_teacher: list[float], to_labels: list[float]) -> list[LayerProfile]:
+    def distance(value: float) -> Distance:
+        return Distance(value=value, spread=0)
+
+    return [
+        LayerProfile(
+            layer=f"layer {k}",
+            w_teacher=distance(teacher),
+            w_teacher_sliced=distance(teacher),
+            w_labels=distance(labels),
+            w_labels_sliced=distance(labels),
+            micro_f1=0.5,
+        )
+        for k, (teacher, labels) in enumerate(zip(to_teacher, to_labels, strict=True))
+    ]
+
+
+TO_TEACHER = [0.4, 0.3, 0.2, 0.1, 0.0]
+TO_LABELS = [0.60, 0.58, 0.55, 0.57, 0.63]
+MILLISECONDS = [1.0] * 5
+PRIOR = 0.8
+
+
+def test_labels_end_at_the_layer_that_is_nearest_to_them() -> None:
+    placement = place_exits(
+        profiles(TO_TEACHER, TO_LABELS), MILLISECONDS, PRIOR, "labels", 9, False
+    )
+    assert placement.exits == (0, 1, 2)
+    assert placement.truncated
+
+
+@pytest.mark.parametrize(("against", "keep_depth"), [("model", False), ("labels", True)])
+def test_depth_is_kept_against_the_model_or_when_asked(against, keep_depth: bool) -> None:
+    placement = place_exits(
+        profiles(TO_TEACHER, TO_LABELS), MILLISECONDS, PRIOR, against, 9, keep_depth
+    )
+    assert placement.exits[-1] == 4
+    assert not placement.truncated
+
+
+def test_a_layer_that_a_shallower_one_dominates_gets_no_exit() -> None:
+    placement = place_exits(
+        profiles([0.4, 0.2, 0.3, 0.1, 0.0], TO_LABELS), MILLISECONDS, PRIOR, "model", 9, False
+    )
+    assert placement.exits == (0, 1, 3, 4)
+
+
+def test_an_exit_right_before_the_next_saves_nothing_and_goes_first() -> None:
+    costs = [1.0, 5.0, 0.1, 5.0, 5.0]
+    placement = place_exits(
+        profiles([0.4, 0.21, 0.2, 0.1, 0.0], TO_LABELS), costs, PRIOR, "model", 4, False
+    )
+    assert placement.exits == (0, 2, 3, 4)
+
+
+def test_an_answer_no_better_than_the_prior_gets_no_exit() -> None:
+    far = profiles([0.9, 0.3, 0.2, 0.1, 0.0], TO_LABELS)
+    assert place_exits(far, MILLISECONDS, PRIOR, "model", 9, False).exits == (1, 2, 3, 4)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=12),
+    st.integers(1, 6),
+    st.sampled_from(["model", "labels"]),
+)
+def test_exits_are_few_ordered_and_end_where_they_must(distances, max_exits: int, against) -> None:
+    to_teacher, to_labels = (list(values) for values in zip(*distances, strict=True))
+    costs = list(np.linspace(1, 2, len(distances)))
+    placement = place_exits(
+        profiles(to_teacher, to_labels), costs, PRIOR, against, max_exits, False
+    )
+    assert 1 <= len(placement.exits) <= max_exits
+    assert list(placement.exits) == sorted(set(placement.exits))
+    last = int(np.argmin(to_labels)) if against == "labels" else len(distances) - 1
+    assert placement.exits[-1] == last
+
+
+def test_no_other_choice_of_exits_has_a_smaller_area() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        to_teacher = [*np.sort(rng.random(7))[::-1], 0.0]
+        ends = np.cumsum(rng.random(8))
+        found = place_exits(
+            profiles(to_teacher, to_teacher), list(np.diff(ends, prepend=0)), 1.0, "model", 4, False
+        )
+
+        def area(early: tuple[int, ...], w=to_teacher, ends=ends) -> float:
+            return float(np.dot([1.0, *(w[k] for k in early)], np.diff([0, *ends[[*early, 7]]])))
+
+        smallest = min(area(early) for n in range(4) for early in combinations(range(7), n))
+        assert area(found.exits[:-1]) == pytest.approx(smallest)
