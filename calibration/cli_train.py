@@ -128,6 +128,8 @@ def train(
         checkpoint,
         resume,
         force,
+        skip_bad,
+        lanes,
     )
     given = context.params
     calibration = CalibrationOptions(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # names that are looked for, capitals or not, where options name no column
 TEXT = ("text", "comment", "sentence", "content", "title")
 IMAGE = ("image", "path", "file", "filename", "image_path")
+SPLIT = "split"  # rows that somebody parted are not to be drawn anew without a word
 LABELS = ("labels", "label", "tags")
 NEVER_FEATURES = ("id",)
 
@@ -77,6 +78,13 @@ def choose_columns(table: Table, options: DataOptions) -> Columns:
     free = tuple(name for name in table.columns if name not in taken)
     kind, content = _content(table, options, free)
     columns = Columns(kind, content, labels, options.split_column)
+    unused = set(free).difference(content)
+    if options.split_column is None and SPLIT in unused:
+        raise _error(
+            table,
+            f"a column {SPLIT!r} that nothing uses",
+            "follow it with --split-column split, or leave it out with --ignore split",
+        )
     if twice := repeated(columns.names):
         raise _error(table, f"several uses for the column {listed(twice)}", "name one for each use")
     return columns

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 # a small network learns all its exits best together, and the demo has to be quick
-TRAINING = {"epochs": 8, "schedule": "joint"}
+TRAINING = {"epochs": 8, "schedule": "joint", "held_out": 0.05}
 
 
 def build_demo(

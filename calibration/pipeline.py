@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,13 @@ from calibration.measure import measure_policy
 from calibration.placement import Placement, place_exits
 from calibration.steps import Steps
 from models.manifest import Exit, Manifest
+from models.policy import Policy
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from calibration.layers import Layer, LayeredModel
     from calibration.options import CalibrationData, CalibrationOptions
-    from models.policy import Policy
 
 RECORDED_VERSIONS = (
     "numpy",
@@ -68,7 +68,9 @@ def calibrate(
         options.keep_depth,
     )
     policy, certificate = run.certified(heads, placement, tune)
-    if placement.truncated and not certificate.certified:
+    if certificate.certified:
+        placement, policy = _without_unused(placement, policy)
+    elif placement.truncated:
         placement = Placement((*placement.exits, placement.full_depth), placement.full_depth)
     costs, model = run.assembled(heads, placement)
     kept = placement.exits
@@ -93,6 +95,14 @@ def calibrate(
         },
     )
     return manifest, model
+
+
+def _without_unused(placement: Placement, policy: Policy) -> tuple[Placement, Policy]:
+    """Leave out exits that the policy has turned off: their heads would be computed for nothing."""
+    *early, last = placement.exits
+    used = [(k, t) for k, t in zip(early, policy.thresholds, strict=True) if t is not None]
+    exits = (*(layer for layer, _ in used), last)
+    return replace(placement, exits=exits), Policy(tuple(threshold for _, threshold in used))
 
 
 def _exits(layers: Sequence[Layer], policy: Policy) -> tuple[Exit, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +29,7 @@ from models.backbone import Backbone
 from models.encoders import open_encoder
 from models.errors import CalibrationError
 from models.export import export_network
+from models.machine import available_cores
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class TrainOptions:
     resume : go on from it
     force : overwrite it
     skip_bad : leave out rows that cannot be encoded, instead of refusing the data
+    threads : cores for each product; None: one for an MLP, else all
     """
 
     architecture: ArchitectureOptions = field(default_factory=ArchitectureOptions)
@@ -55,6 +58,7 @@ class TrainOptions:
     resume: bool = False
     force: bool = False
     skip_bad: bool = False
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if self.resume and self.checkpoint is None:
@@ -107,13 +111,27 @@ def train(
     check_training(config, network.depth)  # mistakes are told now, not after hours of encoding
     checkpoint = _open_checkpoint(options, config, architecture, dataset, fit)
     rows = _encode(options, architecture, config, dataset, fit, progress)
-    trained = train_network(network, rows, config, progress, checkpoint, options.resume)
+    with _threads(options.threads or (1 if architecture.name == "mlp" else available_cores())):
+        trained = train_network(network, rows, config, progress, checkpoint, options.resume)
     task = progress.add_task("export to ONNX", total=None)
     example = tuple(map(torch.from_numpy, rows.held_out.example()))
     backbone = export_network(trained.network, example, architecture.inputs)
     progress.update(task, total=1, completed=1)
     facts = _facts(architecture, config, rows, trained, perf_counter() - started)
     return Trained(backbone, architecture.preprocessing, architecture.files, facts)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Small products that wait for a busy second core take ten times as long as on one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _encode(

@@ -61,14 +61,8 @@ def export_network(
         raise RuntimeError("torch.onnx.export(dynamo=True) returned no program")
     model = _hide_carries(program.model_proto, logits)
     carried = [tensor for carry in carries for tensor in carry]
-    _read_sizes_from(
-        model,
-        [
-            spec.name
-            for spec, tensor in zip(inputs, example, strict=True)
-            if _is_one_of(tensor, carried)
-        ],
-    )
+    pairs = zip(inputs, example, strict=True)
+    _read_sizes_from(model, [spec.name for spec, tensor in pairs if _is_one_of(tensor, carried)])
     return Backbone(model, tuple(inputs), _close_cuts(model, names, logits))
 
 

@@ -203,3 +203,8 @@ def test_labels_that_are_not_the_models_are_named() -> None:
     data = from_arrays(np.zeros((4, 2), np.float32), np.eye(4, 3, dtype=bool), NAMES)
     with pytest.raises(OfframpError, match=r"only the data has 'blue'.*only the model has 'pink'"):
         with_names(data, ("red", "green", "pink"))
+
+
+def test_a_certified_bundle_has_no_exit_that_its_policy_turned_off(built: Bundle) -> None:
+    assert built.manifest.certificate.certified
+    assert None not in built.manifest.policy.thresholds

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.dataset import TO_BE_DRAWN
 from calibration.readers import DataOptions, open_dataset
 from models.errors import CalibrationError
 from tests.calibration.test_readers import sets, texts, write
@@ -373,3 +374,14 @@ def test_images_inside_a_parquet_file(tmp_path: Path) -> None:
     write_parquet(path, image=[7], labels=[["a"]])
     with pytest.raises(CalibrationError, match=r"a\.parquet, row 0 has 7 as its image"):
         open_dataset(DataOptions(path))
+
+
+def test_a_split_column_that_nothing_follows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,labels,split\na,x,train\nb,y,test\n")
+    with pytest.raises(CalibrationError, match=r"'split'.*--split-column split.*--ignore split"):
+        open_dataset(DataOptions(path=path))
+    data = open_dataset(DataOptions(path=path, split_column="split"))
+    assert data.split.tolist() == [TO_BE_DRAWN, 3]
+    ignored = open_dataset(DataOptions(path=path, ignored_columns=("split",)))
+    assert ignored.split.tolist() == [TO_BE_DRAWN] * 2
