@@ -162,15 +162,20 @@ def _promise(guarantee: Guarantee, losses: np.ndarray) -> str:
         ("sample-f1", "model"): "the mean F1 of a row's label set against the full model's is at "
         f"most {{}} below 1 (it was {losses.mean():.4f} below on {rows} rows of the certify split)",
         ("set-agreement", "labels"): "the share of rows with a wrong label set is at most {} above "
-        f"the full model's (it was {losses.mean():+.4f} on {rows} rows of the certify split)",
+        f"the full model's (it was {_side(losses)} on {rows} rows of the certify split)",
         ("sample-f1", "labels"): "the mean F1 of a row's label set against the true one is at most "
-        f"{{}} below the full model's (it was {-losses.mean():+.4f} from it on {rows} rows of the "
+        f"{{}} below the full model's (it was {_side(-losses)} on {rows} rows of the "
         "certify split)",
     }[guarantee.loss, guarantee.against]
     return (
         f"With probability at least {_percent(1 - guarantee.delta)}, "
         f"{words.format(_percent(guarantee.epsilon))}, for rows drawn like that split."
     )
+
+
+def _side(difference: np.ndarray) -> str:
+    mean = float(difference.mean())
+    return f"{abs(mean):.4f} {'above' if mean > 0 else 'below'} it"
 
 
 def _refusal(guarantee: Guarantee, losses: np.ndarray) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from rich.progress import Progress
 
 from calibration.build import ModelOptions, build_bundle, with_names
@@ -165,6 +166,34 @@ def test_nan_features_are_counted_and_named(folder: Path, tmp_path: Path) -> Non
     x[[100, 200], 4] = np.nan
     with pytest.raises(CalibrationError, match=r"2 of 3000 rows.*100.*nan at position \[4\]"):
         build(folder, tmp_path / "out", data=with_x(folder, tmp_path, x))
+
+
+def in_half_precision_and_opset_11(model: onnx.ModelProto) -> onnx.ModelProto:
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    half.opset_import[0].version = 11
+    for value in [*half.graph.input, *half.graph.output]:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    for tensor in half.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return half
+
+
+def test_an_old_model_in_half_precision_is_served_as_certified(
+    folder: Path, tmp_path: Path, model: onnx.ModelProto
+) -> None:
+    half = in_half_precision_and_opset_11(model)
+    onnx.save(half, tmp_path / "half.onnx")
+    source = ModelOptions(str(tmp_path / "half.onnx"))
+    bundle = build(folder, tmp_path / "out", source=source)
+    assert bundle.manifest.inputs[0].dtype == "float16"
+    x = labelled_rows(model, 50, seed=1)[0].astype(np.float16)
+    expected = open_session(half.SerializeToString()).run(None, {"x": x})[0]
+    logits = output_name(bundle.manifest.depth, "logits")
+    found = open_session(bundle.model).run([logits], {"x": x})[0]
+    # the source rounds its output to half precision
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_texts_for_a_model_of_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
