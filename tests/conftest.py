@@ -30,13 +30,13 @@ def digits() -> Dataset:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory, digits: Dataset, progress: Progress) -> Bundle:
-    """Epsilon is wide because four short epochs teach little: rows must leave at several exits."""
+    """Epsilon is wide because six short epochs teach little: rows must leave at several exits."""
     return build_demo(
         tmp_path_factory.mktemp("bundles") / "digits",
         GuaranteeOptions(epsilon=0.25),
         progress,
         dataset=digits,
-        training={"epochs": 4, "batch": 64},
+        training={"epochs": 6, "batch": 64},
     )
 
 
