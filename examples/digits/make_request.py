@@ -8,7 +8,7 @@ from pathlib import Path
 from calibration.dataset import split_rows
 from calibration.digits import compose_digits
 
-ROWS = (1364, 726, 2929, 648, 2237, 1760)
+ROWS = (2251, 806, 1401, 2259, 2673, 2951)
 
 if __name__ == "__main__":
     test = split_rows(compose_digits(seed=0), "test")
