@@ -112,8 +112,8 @@ def open_parquet(path: Path) -> Table:
 
 @contextmanager
 def _parquet_file(path: Path) -> Iterator[Any]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     with path.open("rb") as content:
         try:
