@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import CalibrationError
@@ -43,6 +44,51 @@ def quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_model(transformers: Any, loader: str, directory: Path, **options: Any) -> Any:
+    """Load a model, float32, by one of the library's loaders such as `AutoModel`.
+
+    Nothing is downloaded, no code beside the model is run, and no pickle is read.
+
+    Raises
+    ------
+    CalibrationError
+        When it cannot be loaded, or weights are missing that its outputs depend on.
+    """
+    import torch
+
+    try:
+        model, report = getattr(transformers, loader).from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
+        raise cannot_load(directory, error) from error
+    pooler = "pooler." if loader == "AutoModel" else "\n"  # not part of the last hidden state
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(pooler))
+    if missing:
+        raise CalibrationError(
+            f"the weights in {directory} lack {len(missing)} tensors of {type(model).__name__}, "
+            f"e.g. {', '.join(missing[:5])}: expected a model that was trained whole; transformers "
+            "would fill them with random numbers"
+        )
+    return model
+
+
+def cannot_load(directory: Path, error: Exception) -> CalibrationError:
+    """The error for a directory that the library refuses, with the first line of its reason."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return CalibrationError(
+        f"{directory} cannot be loaded by transformers: {reason[:300].rstrip('. ')}; expected an "
+        "architecture of the library itself (code that comes with a model is never run): export "
+        "others to ONNX or give them as module:factory"
+    )
 
 
 @contextmanager

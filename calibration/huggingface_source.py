@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from calibration.graph_source import source_from_graph
 from calibration.huggingface_inputs import image_preprocessing, text_preprocessing
-from calibration.huggingface_library import broadcast_masks, import_library, quiet
+from calibration.huggingface_library import (
+    broadcast_masks,
+    cannot_load,
+    import_library,
+    load_model,
+    quiet,
+)
 from calibration.source import Source
 from models.errors import CalibrationError
 from models.preprocessing import Preprocessing
@@ -67,7 +73,7 @@ def open_huggingface(directory: Path, labels: int, has_head: bool | None = None)
     config = _read_config(transformers, directory)
     loader, notes = choose_loader(config, labels, has_head)
     with quiet(transformers), broadcast_masks():
-        module = _load(transformers, loader, directory)
+        module = load_model(transformers, loader, directory, attn_implementation="eager")
         inputs = _describe_inputs(transformers, module, config, directory)
         headed = loader in HEADS.values()
         model = export_module(
@@ -109,22 +115,13 @@ def _read_config(transformers: Any, directory: Path) -> Any:
             directory, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
-        raise _cannot_load(directory, error) from error
+        raise cannot_load(directory, error) from error
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise CalibrationError(
             f"{directory} holds a {config.model_type} model that generates, expected an encoder: "
             "fine-tune its encoder for classification, or export that to ONNX"
         )
     return config
-
-
-def _cannot_load(directory: Path, error: Exception) -> CalibrationError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return CalibrationError(
-        f"{directory} cannot be loaded by transformers: {reason[:300].rstrip('. ')}; expected an "
-        "architecture of the library itself (code that comes with a model is never run): export "
-        "others to ONNX or give them as module:factory"
-    )
 
 
 def choose_loader(config: Any, labels: int, has_head: bool | None) -> tuple[str, list[str]]:
@@ -150,32 +147,6 @@ def choose_loader(config: Any, labels: int, has_head: bool | None) -> tuple[str,
             "its hidden states"
         )
     return "AutoModel", [f"the head of {found} was left out"] if loader else []
-
-
-def _load(transformers: Any, loader: str, directory: Path) -> nn.Module:
-    import torch
-
-    try:
-        module, report = getattr(transformers, loader).from_pretrained(
-            directory,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError and others
-        raise _cannot_load(directory, error) from error
-    pooler = "pooler." if loader == "AutoModel" else "\n"  # not part of the last hidden state
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(pooler))
-    if missing:
-        raise CalibrationError(
-            f"the weights in {directory} lack {len(missing)} tensors of {type(module).__name__}, "
-            f"e.g. {', '.join(missing[:5])}: expected a model that was trained whole; transformers "
-            "would fill them with random numbers"
-        )
-    return module  # type: ignore[no-any-return]
 
 
 def _describe_inputs(transformers: Any, module: nn.Module, config: Any, directory: Path) -> _Inputs:

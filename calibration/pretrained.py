@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from calibration.huggingface_inputs import text_preprocessing
-from calibration.huggingface_library import import_library, quiet
+from calibration.huggingface_library import import_library, load_model, quiet
 from models.errors import CalibrationError
 from models.preprocessing import TextPreprocessing
 
@@ -46,37 +45,11 @@ def load_pretrained(directory: Path) -> Pretrained:
             "weights in pickles are not read, load and save them once where their origin is trusted"
         )
     with quiet(transformers):
-        encoder = _load(transformers, directory)
+        encoder = load_model(transformers, "AutoModel", directory).eval()
     preprocessing, files = text_preprocessing(
         directory, _positions(encoder), getattr(encoder.config, "pad_token_id", None)
     )
     return Pretrained(encoder, preprocessing, files)
-
-
-def _load(transformers: Any, directory: Path) -> Any:
-    try:
-        encoder, report = transformers.AutoModel.from_pretrained(
-            directory,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except Exception as error:  # the library raises OSError, ValueError, KeyError and others
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CalibrationError(
-            f"{directory} cannot be loaded by transformers: {reason[:300].rstrip('. ')}; expected "
-            "a text encoder of the library itself, such as BERT or DistilBERT"
-        ) from error
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise CalibrationError(
-            f"the weights in {directory} lack {len(missing)} tensors of {type(encoder).__name__}, "
-            f"e.g. {', '.join(missing[:5])}: expected a complete model; the library would fill "
-            "them with random numbers"
-        )
-    return encoder.eval()
 
 
 def _positions(encoder: nn.Module) -> int | None:
