@@ -12,11 +12,12 @@ from calibration.dataset import Dataset
 from calibration.input_choice import InputOptions, choose_preprocessing, row_shape
 from calibration.layers import LayeredModel, layers_of_source
 from calibration.options import CalibrationData, CalibrationOptions
-from calibration.pipeline import calibrate
+from calibration.pipeline import calibrate, profile_model
 from calibration.readers import DataOptions, open_dataset
-from calibration.report import draw_profile
+from calibration.report_page import write_report
 from calibration.source import Source
 from calibration.sources import open_source
+from calibration.split_checks import certified_before
 from calibration.splits import assign_splits
 from calibration.teacher import teacher_probabilities
 from models.bundle import MODEL, Bundle, check_target, write_bundle
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from models.encoding import Encoder, Group
+    from models.measurements import Profile
 
-PICTURE = "profile.png"
+REPORT = "report.html"
 SAMPLE_ROWS = 64
 
 
@@ -69,27 +71,21 @@ def build_bundle(
         For every mistake of the user's; no half-written bundle is left.
     """
     check_target(out, force)
-    dataset = open_dataset(data)
-    split = assign_splits(dataset, options.seed)
-    source = _open_source(model, dataset, progress)
-    dataset = with_names(dataset, source.names)
-    preprocessing, files = choose_preprocessing(source, dataset, model.inputs)
-    encoder = open_encoder(preprocessing, source.inputs, files)
-    sample = sample_rows(dataset, encoder)
-    labels = len(dataset.names)
-    task = progress.add_task("cuts", total=None)
-    layered = layers_of_source(source, sample.tensors, labels, model.max_carry)
-    progress.update(task, total=1, completed=1)
-    teacher = None
-    if model.teacher is not None:
-        teacher = teacher_probabilities(
-            model.teacher, dataset, model.inputs, options.features, progress
-        )
-    calibration_data = CalibrationData(
-        dataset, split, encoder, preprocessing, files, sample, teacher
-    )
-    facts = {"source": source.facts, "command": _command(model, data)}
+    layered, calibration_data, facts = _open(model, data, options, progress)
     return write_calibrated(out, layered, calibration_data, options, progress, facts, force)
+
+
+def profile_source(
+    model: ModelOptions, data: DataOptions, options: CalibrationOptions, progress: Progress
+) -> tuple[Profile, list[str]]:
+    """Measure every candidate layer of a trained model; nothing is written.
+
+    Returns
+    -------
+    The profile, and warnings about the splits.
+    """
+    layered, calibration_data, _ = _open(model, data, options, progress)
+    return profile_model(layered, calibration_data, options, progress)
 
 
 def write_calibrated(
@@ -102,8 +98,11 @@ def write_calibrated(
     force: bool = False,
 ) -> Bundle:
     """Calibrate and write the bundle."""
-    manifest, model = calibrate(layered, data, options, progress, facts)
-    files = {MODEL: model, PICTURE: draw_profile(manifest), **data.files}
+    beside = {path.name: path for path in out.parent.glob("*") if path.is_dir()}
+    fresh = replace(data, certified_before=certified_before(beside))
+    recorded = {**facts, "command": options.command}
+    manifest, model = calibrate(layered, fresh, options, progress, recorded)
+    files = {MODEL: model, REPORT: write_report(manifest), **data.files}
     return write_bundle(out, manifest, files, force)
 
 
@@ -148,6 +147,30 @@ def with_names(dataset: Dataset, names: tuple[str, ...] | None) -> Dataset:
     return replace(dataset, names=names, labels=np.ascontiguousarray(dataset.labels[:, order]))
 
 
+def _open(
+    model: ModelOptions, data: DataOptions, options: CalibrationOptions, progress: Progress
+) -> tuple[LayeredModel, CalibrationData, dict[str, Any]]:
+    """The model with its candidate layers, the data as it reads them, and facts to record."""
+    dataset = open_dataset(data)
+    split = assign_splits(dataset, options.seed)
+    source = _open_source(model, dataset, progress)
+    dataset = with_names(dataset, source.names)
+    preprocessing, files = choose_preprocessing(source, dataset, model.inputs)
+    encoder = open_encoder(preprocessing, source.inputs, files)
+    sample = sample_rows(dataset, encoder)
+    task = progress.add_task("cuts", total=None)
+    labels = len(dataset.names)
+    layered = layers_of_source(source, sample.tensors, labels, model.max_carry)
+    progress.update(task, total=1, completed=1)
+    teacher = None
+    if model.teacher is not None:
+        teacher = teacher_probabilities(
+            model.teacher, dataset, model.inputs, options.features, progress
+        )
+    opened = CalibrationData(dataset, split, encoder, preprocessing, files, sample, teacher)
+    return layered, opened, {"source": source.facts}
+
+
 def _open_source(model: ModelOptions, dataset: Dataset, progress: Progress) -> Source:
     task = progress.add_task("open model", total=None)
     source = open_source(
@@ -160,12 +183,6 @@ def _open_source(model: ModelOptions, dataset: Dataset, progress: Progress) -> S
     )
     progress.update(task, total=1, completed=1)
     return source
-
-
-def _command(model: ModelOptions, data: DataOptions) -> dict[str, str]:
-    """Names of what was given, without the folders of this machine."""
-    named = {"model": Path(model.model).name, "data": data.path.name, "teacher": model.teacher}
-    return {key: Path(value).name for key, value in named.items() if value is not None}
 
 
 def _few(names: set[str]) -> str:

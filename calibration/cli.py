@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from calibration import cli_options as options
+from calibration import cli_values as values
 from calibration.cli_bundle import export, inspect, push
-from calibration.cli_calibrate import calibrate
+from calibration.cli_calibrate import calibrate, profile
+from calibration.cli_measure import evaluate, plan
 from calibration.cli_output import progress_bars, show
 from calibration.cli_train import train
 from models.errors import OfframpError
@@ -25,6 +27,7 @@ app = typer.Typer(
 USER_MISTAKE = 2
 
 app.command()(calibrate)
+app.command()(profile)
 app.command()(train)
 
 
@@ -33,7 +36,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory of the new bundle.")] = Path(
         "bundles/digits"
     ),
-    epsilon: options.Epsilon = 0.02,
+    epsilon: options.Epsilon = None,
     delta: options.Delta = 0.05,
     seed: options.Seed = 0,
     force: options.Force = False,
@@ -41,15 +44,14 @@ def demo(
 ) -> None:
     """Train, calibrate and certify the default model on handwritten digits."""
     from calibration.demo import build_demo
-    from calibration.guarantee import GuaranteeOptions
 
-    guarantee = GuaranteeOptions(epsilon=epsilon, delta=delta)
+    guarantee = values.guarantee_options({"epsilon": epsilon, "delta": delta})
     with progress_bars() as progress:
-        bundle = build_demo(out, guarantee, progress, seed, force)
+        bundle = build_demo(out, guarantee, progress, seed, force, command=values.command_line())
     show(bundle, json_output)
 
 
-for command in (inspect, export, push):
+for command in (inspect, plan, evaluate, export, push):
     app.command()(command)
 
 

@@ -1,71 +1,35 @@
-"""`offramp calibrate`: a bundle of a model that somebody trained."""
+"""`offramp calibrate` and `offramp profile`: of a model that somebody trained."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from calibration import cli_options as options
-from calibration.cli_output import progress_bars, show
+from calibration import cli_values as values
+from calibration.cli_output import progress_bars, show, show_profile
 
-MODEL = "Model"
+if TYPE_CHECKING:
+    from calibration.build import ModelOptions
+    from calibration.options import CalibrationOptions
 
 
 def calibrate(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="An ONNX file, a Hugging Face directory, or package.module:factory.",
-            rich_help_panel=MODEL,
-        ),
-    ],
+    model: options.Model,
     data: options.Data,
     out: Annotated[Path, typer.Option(help="Directory of the new bundle.")],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights of the factory's module: .safetensors, or a torch file of tensors only.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(help="Name of the output with the logits.", rich_help_panel=MODEL),
-    ] = None,
-    head: Annotated[
-        bool | None,
-        typer.Option(
-            "--head/--no-head",
-            help="Whether the model's output is logits over the labels, or its last layer gets a "
-            "trained head like the others; by default found out.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose probabilities the early exits learn from and are measured against: an .npy "
-            "file (rows, labels), or another model; by default the model itself.",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    preprocessing: Annotated[
-        Path | None,
-        typer.Option(help="JSON file that says how rows are encoded.", rich_help_panel=MODEL),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json of the model.", rich_help_panel=MODEL)
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(min=3, help="Longer texts are truncated to it.", rich_help_panel=MODEL),
-    ] = None,
-    max_carry: Annotated[
-        int, typer.Option(min=1, help="The most tensors at a cut.", rich_help_panel=MODEL)
-    ] = 3,
+    weights: options.Weights = None,
+    output: options.Output = None,
+    head: options.Head = None,
+    teacher: options.Teacher = None,
+    preprocessing: options.Preprocessing = None,
+    tokenizer: options.Tokenizer = None,
+    max_tokens: options.MaxTokens = None,
+    max_carry: options.MaxCarry = 3,
     tune: options.Tune = None,
     certify: options.Certify = None,
     test: options.Test = None,
@@ -79,24 +43,19 @@ def calibrate(
     header: options.Header = None,
     drop_absent_labels: options.DropAbsentLabels = False,
     skip_bad: options.SkipBad = False,
+    allow_duplicates: options.AllowDuplicates = False,
     guarantee: options.GuaranteeLoss = None,
     against: options.Against = None,
-    epsilon: options.Epsilon = 0.02,
+    epsilon: options.Epsilon = None,
     delta: options.Delta = 0.05,
+    per_label: options.PerLabel = False,
+    label_epsilon: options.LabelEpsilon = 0.1,
+    score: options.Score = options.ScoreName.auto,
+    freeze_labels: options.FreezeLabels = False,
     max_exits: options.MaxExits = 4,
     keep_depth: options.KeepDepth = False,
-    head_hidden: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Hidden units of a trained head; 0: linear.", rich_help_panel="Heads"
-        ),
-    ] = 256,
-    distill: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Weight of the teacher beside the labels.", rich_help_panel="Heads"
-        ),
-    ] = 0.5,
+    head_hidden: options.HeadHidden = 256,
+    distill: options.Distill = 0.5,
     name: Annotated[
         str | None, typer.Option(help="Name of the bundle; by default --out's last part.")
     ] = None,
@@ -104,6 +63,7 @@ def calibrate(
     batch: options.Batch = 32,
     lanes: options.Lanes = None,
     cache: options.Cache = None,
+    device: options.Device = options.DeviceName.cpu,
     force: options.Force = False,
     json_output: options.JsonOutput = False,
 ) -> None:
@@ -112,24 +72,89 @@ def calibrate(
     Finds where the model may be cut, trains a head at every candidate layer from one pass over
     the data, measures W-distances, chooses exits and thresholds, and certifies what they may lose.
     """
-    from calibration.build import ModelOptions, build_bundle
-    from calibration.head_options import HeadOptions
-    from calibration.input_choice import InputOptions
-    from calibration.options import CalibrationOptions
+    from calibration.build import build_bundle
 
     given = context.params
-    calibration = CalibrationOptions(
-        name=options.bundle_name(given),
-        features=options.pass_options(given),
-        guarantee=options.guarantee_options(given),
-        heads=HeadOptions(hidden=head_hidden, distill=distill, seed=seed),
-        max_exits=max_exits,
-        keep_depth=keep_depth,
-        seed=seed,
-    )
-    inputs = InputOptions(preprocessing, tokenizer, max_tokens)
-    source = ModelOptions(model, weights, output, head, teacher, max_carry, inputs)
-    rows = options.data_options(given)
+    chosen = _calibration(given, values.bundle_name(given))
     with progress_bars() as progress:
-        bundle = build_bundle(out, source, rows, calibration, progress, force)
+        bundle = build_bundle(
+            out, _model(given), values.data_options(given), chosen, progress, force
+        )
     show(bundle, json_output)
+
+
+def profile(
+    context: typer.Context,
+    model: options.Model,
+    data: options.Data,
+    weights: options.Weights = None,
+    output: options.Output = None,
+    head: options.Head = None,
+    teacher: options.Teacher = None,
+    preprocessing: options.Preprocessing = None,
+    tokenizer: options.Tokenizer = None,
+    max_tokens: options.MaxTokens = None,
+    max_carry: options.MaxCarry = 3,
+    tune: options.Tune = None,
+    certify: options.Certify = None,
+    test: options.Test = None,
+    split_column: options.SplitColumn = None,
+    text_column: options.TextColumn = None,
+    image_column: options.ImageColumn = None,
+    labels: options.LabelColumns = None,
+    label_separator: options.LabelSeparator = None,
+    label_names: options.LabelNames = None,
+    ignore: options.IgnoredColumns = None,
+    header: options.Header = None,
+    drop_absent_labels: options.DropAbsentLabels = False,
+    skip_bad: options.SkipBad = False,
+    allow_duplicates: options.AllowDuplicates = False,
+    head_hidden: options.HeadHidden = 256,
+    distill: options.Distill = 0.5,
+    profile_seeds: Annotated[
+        int, typer.Option("--seeds", min=0, help="Train the heads with this many other seeds too.")
+    ] = 0,
+    seed: options.Seed = 0,
+    batch: options.Batch = 32,
+    lanes: options.Lanes = None,
+    cache: options.Cache = None,
+    device: options.Device = options.DeviceName.cpu,
+    json_output: options.JsonOutput = False,
+) -> None:
+    """Measure every candidate layer of a model, and stop there: no bundle is made.
+
+    W-distances to the teacher and to the labels with intervals and noise floor, quality, time, and
+    how stable the distances are, on the tune split.
+    """
+    from calibration.build import profile_source
+
+    given = context.params
+    chosen = _calibration(given, Path(model).name)
+    with progress_bars() as progress:
+        measured, warnings = profile_source(
+            _model(given), values.data_options(given), chosen, progress
+        )
+    show_profile(measured, warnings, json_output)
+
+
+def _calibration(given: Mapping[str, Any], name: str) -> CalibrationOptions:
+    from calibration.head_options import HeadOptions
+
+    heads = HeadOptions(hidden=given["head_hidden"], distill=given["distill"], seed=given["seed"])
+    return values.calibration_options(given, name, heads)
+
+
+def _model(given: Mapping[str, Any]) -> ModelOptions:
+    from calibration.build import ModelOptions
+    from calibration.input_choice import InputOptions
+
+    inputs = InputOptions(given["preprocessing"], given["tokenizer"], given["max_tokens"])
+    return ModelOptions(
+        given["model"],
+        given["weights"],
+        given["output"],
+        given["head"],
+        given["teacher"],
+        given["max_carry"],
+        inputs,
+    )

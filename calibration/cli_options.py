@@ -1,25 +1,21 @@
-"""Options that several commands share: typer annotations, and what is made of their values."""
+"""Options that several commands share, as typer annotations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from calibration.features import PassOptions
-    from calibration.guarantee import GuaranteeOptions
-    from calibration.readers import DataOptions
 
 
 class LossName(StrEnum):
     """`--guarantee`."""
 
     set_agreement = "set-agreement"
+    hamming = "hamming"
     sample_f1 = "sample-f1"
+    micro_f1 = "micro-f1"
 
 
 class AgainstName(StrEnum):
@@ -29,9 +25,73 @@ class AgainstName(StrEnum):
     labels = "labels"
 
 
+class ScoreName(StrEnum):
+    """`--score`."""
+
+    auto = "auto"
+    margin = "margin"
+    width = "width"
+    log_probability = "log-probability"
+    agreement = "agreement"
+    gate = "gate"
+
+
+class DeviceName(StrEnum):
+    """`--device`."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 DATA = "Data"
+MODEL = "Model"
 GUARANTEE = "Guarantee"
+HEADS = "Heads"
 RUN = "Run"
+
+
+def _model(help_text: str, *names: str, **bounds: int) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        *names, help=help_text, rich_help_panel=MODEL, min=bounds.get("min")
+    )
+    return option
+
+
+Model = Annotated[str, _model("An ONNX file, a Hugging Face directory, or package.module:factory.")]
+Weights = Annotated[
+    Path | None,
+    _model("Weights of the factory's module: .safetensors, or a torch file of tensors only."),
+]
+Output = Annotated[str | None, _model("Name of the output with the logits.")]
+Head = Annotated[
+    bool | None,
+    _model(
+        "Whether the model's output is logits over the labels, or its last layer gets a trained "
+        "head like the others; by default found out.",
+        "--head/--no-head",
+    ),
+]
+Teacher = Annotated[
+    str | None,
+    _model(
+        "Whose probabilities the early exits learn from and are measured against: an .npy file "
+        "(rows, labels), or another model; by default the model itself."
+    ),
+]
+Preprocessing = Annotated[Path | None, _model("JSON file that says how rows are encoded.")]
+Tokenizer = Annotated[Path | None, _model("tokenizer.json of the model.")]
+MaxTokens = Annotated[int | None, _model("Longer texts are truncated to it.", min=3)]
+MaxCarry = Annotated[int, _model("The most tensors at a cut.", min=1)]
+HeadHidden = Annotated[
+    int,
+    typer.Option(min=0, help="Hidden units of a trained head; 0: linear.", rich_help_panel=HEADS),
+]
+Distill = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Weight of the teacher beside the labels.", rich_help_panel=HEADS
+    ),
+]
 
 
 def _data(help_text: str, *names: str) -> typer.models.OptionInfo:
@@ -69,31 +129,53 @@ DropAbsentLabels = Annotated[
 ]
 SkipBad = Annotated[bool, _data("Leave out rows that cannot be read.", "--skip-bad")]
 
+
+def _guarantee(help_text: str, *names: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(
+        *names, help=help_text, rich_help_panel=GUARANTEE
+    )
+    return option
+
+
 GuaranteeLoss = Annotated[
-    LossName | None,
-    typer.Option(
+    list[LossName] | None,
+    _guarantee(
+        "What may be lost: set-agreement (label sets that differ), hamming (label decisions that "
+        "differ), sample-f1 (a row's F1), micro-f1; given several times, all hold at once. By "
+        "default the first against the model, sample-f1 against labels.",
         "--guarantee",
-        help="What may be lost: set-agreement (label sets that differ) or sample-f1. By default "
-        "the first against the model, the second against labels.",
-        rich_help_panel=GUARANTEE,
     ),
 ]
 Against = Annotated[
     AgainstName | None,
-    typer.Option(
-        help="Towards whom it is counted; by default the model where it has a head of its own, "
-        "else the labels (the regret to the full model).",
-        rich_help_panel=GUARANTEE,
+    _guarantee(
+        "Towards whom it is counted; by default the model where it has a head of its own, else "
+        "the labels (the regret to the full model)."
     ),
 ]
 Epsilon = Annotated[
-    float,
-    typer.Option(help="How much the policy may lose per row.", rich_help_panel=GUARANTEE),
+    list[float] | None,
+    _guarantee(
+        "How much the policy may lose; once for all, or once per --guarantee. By default 0.02."
+    ),
 ]
-Delta = Annotated[
-    float,
-    typer.Option(help="Chance that the promise does not hold.", rich_help_panel=GUARANTEE),
+Delta = Annotated[float, _guarantee("Chance that the promise does not hold.")]
+PerLabel = Annotated[
+    bool,
+    _guarantee("Promise label by label too, where a label has enough positives.", "--per-label"),
 ]
+LabelEpsilon = Annotated[
+    float, _guarantee("Share of its positives that a label may lose, with --per-label.")
+]
+Score = Annotated[
+    ScoreName,
+    _guarantee("Which score decides; auto: the best predictor of losses on the tune split."),
+]
+FreezeLabels = Annotated[
+    bool,
+    _guarantee("A label whose decision was clear at two exits keeps it.", "--freeze-labels"),
+]
+AllowDuplicates = Annotated[bool, _data("Take splits that share rows.", "--allow-duplicates")]
 MaxExits = Annotated[
     int, typer.Option(min=1, help="The most exits, the last included.", rich_help_panel=GUARANTEE)
 ]
@@ -128,55 +210,7 @@ Cache = Annotated[
         help="Folder of the feature cache; by default ~/.cache/offramp.", rich_help_panel=RUN
     ),
 ]
-
-
-def data_options(given: Mapping[str, Any]) -> DataOptions:
-    """From a command's parameters by name."""
-    from calibration.readers import DataOptions
-
-    return DataOptions(
-        path=given["data"],
-        tune=given["tune"],
-        certify=given["certify"],
-        test=given["test"],
-        text_column=given["text_column"],
-        image_column=given["image_column"],
-        label_columns=tuple(given["labels"] or ()),
-        label_separator=given["label_separator"],
-        label_names=given["label_names"],
-        ignored_columns=tuple(given["ignore"] or ()),
-        split_column=given["split_column"],
-        header=given["header"],
-        drop_absent_labels=given["drop_absent_labels"],
-    )
-
-
-def guarantee_options(given: Mapping[str, Any]) -> GuaranteeOptions:
-    """From a command's parameters by name."""
-    from calibration.guarantee import GuaranteeOptions
-
-    loss, against = given["guarantee"], given["against"]
-    return GuaranteeOptions(
-        loss.value if loss else None,
-        against.value if against else None,
-        given["epsilon"],
-        given["delta"],
-    )
-
-
-def pass_options(given: Mapping[str, Any]) -> PassOptions:
-    """From a command's parameters by name."""
-    from calibration.features import PassOptions, default_cache
-    from models.machine import available_cores
-
-    return PassOptions(
-        given.get("cache") or default_cache(),
-        given["batch"],
-        given["lanes"] or available_cores(),
-        given["skip_bad"],
-    )
-
-
-def bundle_name(given: Mapping[str, Any]) -> str:
-    """`--name`, by default the last part of `--out`."""
-    return str(given["name"] or given["out"].resolve().name)
+Device = Annotated[
+    DeviceName,
+    typer.Option(help="Where W-distances are computed that can use it.", rich_help_panel=RUN),
+]

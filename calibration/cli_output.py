@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,13 +11,19 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from models.bundle import Bundle
+    from models.measurements import Profile, Stability
 
 
 def show(bundle: Bundle, as_json: bool) -> None:
     """Print a fresh bundle: its table, the guarantee and what the policy gives; or all as JSON."""
     from rich.console import Console
 
-    from calibration.report import exit_table, policy_sentence
+    from calibration.report import (
+        correlation_sentence,
+        cost_sentence,
+        exit_table,
+        policy_sentence,
+    )
 
     manifest = bundle.manifest
     if as_json:
@@ -26,7 +33,39 @@ def show(bundle: Bundle, as_json: bool) -> None:
     console.print(exit_table(manifest))
     console.print(manifest.certificate.sentence)
     console.print(policy_sentence(manifest.test))
-    console.print(f"Bundle written to {bundle.path}")
+    console.print(correlation_sentence(manifest.profile))
+    if manifest.depth > 1:
+        console.print(cost_sentence(manifest.test.curves))
+    for warning in manifest.warnings:
+        console.print(f"Warning: {warning}")
+    console.print(f"Bundle written to {bundle.path}; open {bundle.path}/report.html")
+
+
+def show_profile(profile: Profile, warnings: Sequence[str], as_json: bool) -> None:
+    """Print what was measured of every candidate layer."""
+    from rich.console import Console
+
+    from calibration.report import correlation_sentence, profile_table
+
+    if as_json:
+        typer.echo(profile.model_dump_json(indent=2))
+        return
+    console = Console()
+    console.print(profile_table(profile))
+    console.print(correlation_sentence(profile))
+    for layer in profile.layers:
+        console.print(f"{layer.layer}: {_stability(layer.stability)}")
+    for warning in warnings:
+        console.print(f"Warning: {warning}")
+
+
+def _stability(stability: Stability) -> str:
+    parts = [f"W to the labels moves by {stability.batches:.3f} over batches"]
+    if stability.seeds is not None:
+        parts.append(f"{stability.seeds:.3f} over seeds")
+    if stability.noise is not None:
+        parts.append(f"answers to slightly disturbed rows are {stability.noise:.3f} away")
+    return ", ".join(parts)
 
 
 def progress_bars() -> Progress:

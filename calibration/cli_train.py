@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from calibration import cli_options as options
+from calibration import cli_values as values
 from calibration.cli_output import progress_bars, show
 
 NETWORK = "Network"
@@ -20,13 +21,6 @@ class ScheduleName(StrEnum):
     mixed = "mixed"
     joint = "joint"
     backbone = "backbone"
-
-
-class DeviceName(StrEnum):
-    """`--device`."""
-
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def _network(help_text: str, **bounds: Any) -> Any:
@@ -61,7 +55,7 @@ def train(
     patience: Annotated[
         int | None, _network("Epochs without a better held-out loss before it stops.", min=1)
     ] = None,
-    device: Annotated[DeviceName, _network("Where to train.")] = DeviceName.cpu,
+    device: Annotated[options.DeviceName, _network("Where to train.")] = options.DeviceName.cpu,
     checkpoint: Annotated[Path | None, _network("File that is written after every epoch.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint.", rich_help_panel=NETWORK)
@@ -83,10 +77,15 @@ def train(
     header: options.Header = None,
     drop_absent_labels: options.DropAbsentLabels = False,
     skip_bad: options.SkipBad = False,
+    allow_duplicates: options.AllowDuplicates = False,
     guarantee: options.GuaranteeLoss = None,
     against: options.Against = None,
-    epsilon: options.Epsilon = 0.02,
+    epsilon: options.Epsilon = None,
     delta: options.Delta = 0.05,
+    per_label: options.PerLabel = False,
+    label_epsilon: options.LabelEpsilon = 0.1,
+    score: options.Score = options.ScoreName.auto,
+    freeze_labels: options.FreezeLabels = False,
     max_exits: options.MaxExits = 4,
     keep_depth: options.KeepDepth = False,
     name: Annotated[
@@ -104,7 +103,6 @@ def train(
     recorded in the manifest.
     """
     from calibration.architecture import ArchitectureOptions
-    from calibration.options import CalibrationOptions
     from calibration.train_build import build_from_files
     from calibration.trained import TrainOptions
 
@@ -132,15 +130,8 @@ def train(
         lanes,
     )
     given = context.params
-    calibration = CalibrationOptions(
-        name=options.bundle_name(given),
-        features=options.pass_options(given),
-        guarantee=options.guarantee_options(given),
-        max_exits=max_exits,
-        keep_depth=keep_depth,
-        seed=seed,
-    )
-    rows = options.data_options(given)
+    calibration = values.calibration_options(given, values.bundle_name(given))
+    rows = values.data_options(given)
     with progress_bars() as progress:
         bundle = build_from_files(out, training, rows, calibration, progress, force)
     show(bundle, json_output)

@@ -2,72 +2,161 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.graph import STAGE_OUTPUTS, extract_graph, graph_inputs
+from models.heads import output_name
 from models.machine import machine_name
-from models.manifest import Costs
-from models.runtime import Carry, StageRuntime
+from models.measurements import Costs
+from models.runtime import Carry, StageRuntime, open_session
 
 if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
     from rich.progress import Progress
 
 BATCH_ROWS = (1, 2, 4, 8, 16, 32)
 ROUNDS = 30
 
+Work = Callable[[], object]
 
-def measure_costs(runtime: StageRuntime, rows: Carry, progress: Progress) -> Costs:
-    """Median milliseconds of every stage at every batch size; rounds visit all of them in turn.
+
+def measure_costs(
+    model: bytes,
+    carries: Sequence[Sequence[str]],
+    rows: Carry,
+    progress: Progress,
+    rounds: int = ROUNDS,
+) -> Costs:
+    """Median milliseconds of every stage, every exit and the whole; rounds visit all in turn.
 
     Parameters
     ----------
-    runtime : its sessions' threads are what is measured
+    model : the serialized multi-head graph
+    carries : K - 1 groups of tensor names
     rows : the model's inputs for at least one row of real data; repeated where they are too few
     """
+    timed = _Timed(model, carries)
     copies = -(-max(BATCH_ROWS) // len(rows[0]))
     repeated = [np.concatenate([tensor] * copies) for tensor in rows]
-    carries = {n: _carries(runtime, tuple(t[:n] for t in repeated)) for n in BATCH_ROWS}
-    times = np.zeros((ROUNDS, runtime.depth, len(BATCH_ROWS)))
-    for number in progress.track(range(ROUNDS), description="stage costs"):
-        for column, batch in enumerate(BATCH_ROWS):
-            for stage in range(1, runtime.depth + 1):
+    work = [timed.work(tuple(t[:n] for t in repeated)) for n in BATCH_ROWS]
+    times = np.zeros((rounds, len(BATCH_ROWS), len(work[0])))
+    for number in progress.track(range(rounds), description="stage costs"):
+        for column, batch in enumerate(work):
+            for index, run in enumerate(batch):
                 start = perf_counter()
-                runtime.run(stage, carries[batch][stage - 1])
-                times[number, stage - 1, column] = (perf_counter() - start) * 1000
-    medians = np.median(times, axis=0)
+                run()
+                times[number, column, index] = (perf_counter() - start) * 1000
+    medians = np.median(times, axis=0).T.tolist()  # [work][batch]
+    depth = len(carries) + 1
     return Costs(
         machine=machine_name(),
         batch_rows=BATCH_ROWS,
-        stage_milliseconds=tuple(tuple(float(ms) for ms in row) for row in medians),
+        stage_milliseconds=tuple(map(tuple, medians[:depth])),
         beyond_milliseconds=(0.0,) * len(BATCH_ROWS),
+        exit_milliseconds=tuple(map(tuple, medians[depth:-1])),
+        whole_milliseconds=tuple(medians[-1]),
     )
 
 
 def without_last_stage(costs: Costs) -> Costs:
     """The costs of a bundle that leaves the last stage out."""
     *kept, last = costs.stage_milliseconds
-    return costs.model_copy(update={"stage_milliseconds": tuple(kept), "beyond_milliseconds": last})
+    return costs.model_copy(
+        update={
+            "stage_milliseconds": tuple(kept),
+            "beyond_milliseconds": last,
+            "exit_milliseconds": costs.exit_milliseconds[:-1],
+        }
+    )
 
 
-def computed_time(exits: np.ndarray, costs: Costs, batch: int = -1) -> float:
-    """Mean stage time of rows leaving at `exits`, as a share of the full model's.
+def without_exit(costs: Costs, number: int) -> Costs:
+    """The costs when early exit `number` is no more: its stage and the next one become one."""
+    stages, exits = list(costs.stage_milliseconds), list(costs.exit_milliseconds)
+    gone = exits.pop(number - 1)
+    merged = zip(stages[number - 1], stages[number], gone, strict=True)
+    stages[number - 1 : number + 1] = [tuple(a + b - c for a, b, c in merged)]
+    return costs.model_copy(
+        update={"stage_milliseconds": tuple(stages), "exit_milliseconds": tuple(exits)}
+    )
+
+
+def time_until(costs: Costs, batch: int = -1) -> np.ndarray:
+    """Time until each exit's answer, as a share of the whole model's without exits: float (K,).
 
     Parameters
     ----------
-    exits : int (n,) in 1..K
     batch : index into `costs.batch_rows`
     """
     until_exit = np.cumsum([stage[batch] for stage in costs.stage_milliseconds])
-    full = until_exit[-1] + costs.beyond_milliseconds[batch]
-    return float(until_exit[exits - 1].mean() / full)
+    return np.asarray(until_exit / costs.whole_milliseconds[batch])
 
 
-def _carries(runtime: StageRuntime, rows: Carry) -> list[Carry]:
-    """The carry into each stage for these rows."""
-    carries = [rows]
-    for stage in range(1, runtime.depth):
-        _, carry = runtime.run(stage, carries[-1])
-        carries.append(carry)
-    return carries
+def computed_time(exits: np.ndarray, costs: Costs, batch: int = -1) -> float:
+    """Mean stage time of rows leaving at `exits`, int (n,) in 1..K, as a share of the whole's."""
+    return float(time_until(costs, batch)[exits - 1].mean())
+
+
+class _Timed:
+    """The sessions that are measured."""
+
+    def __init__(self, model: bytes, carries: Sequence[Sequence[str]]) -> None:
+        import onnx
+
+        graph = onnx.load_model_from_string(model)
+        self._runtime = StageRuntime(model, carries)
+        self._entries = [graph_inputs(graph), *(list(carry) for carry in carries)]
+        last = _answers(len(carries) + 1)
+        self._whole = _session(extract_graph(graph, self._entries[0], last))
+        self._heads = [
+            # what the cut does not carry is computed from what the cut before it does
+            _session(extract_graph(graph, list(dict.fromkeys([*carry, *before])), _answers(number)))
+            for number, (before, carry) in enumerate(
+                zip(self._entries, self._entries[1:], strict=False), start=1
+            )
+        ]
+
+    def work(self, rows: Carry) -> list[Work]:
+        """K stages, K - 1 exits, the whole, each ready to be run on the same rows."""
+        carries = [rows]
+        for stage in range(1, self._runtime.depth):
+            carries.append(self._runtime.run(stage, carries[-1])[1])
+        feeds = [dict(zip(*pair, strict=True)) for pair in zip(self._entries, carries, strict=True)]
+        stays = np.arange(0, len(rows[0]), 2)  # every second row is gathered for the next stage
+        return [
+            *(self._stage(stage, carry) for stage, carry in enumerate(carries, start=1)),
+            *(
+                self._exit(head, {**before, **behind}, carry, stays)
+                for head, before, behind, carry in zip(
+                    self._heads, feeds, feeds[1:], carries[1:], strict=False
+                )
+            ),
+            lambda: self._whole.run(None, feeds[0]),
+        ]
+
+    def _stage(self, stage: int, carry: Carry) -> Work:
+        return lambda: self._runtime.run(stage, carry)
+
+    def _exit(
+        self,
+        head: onnxruntime.InferenceSession,
+        feeds: dict[str, np.ndarray],
+        carry: Carry,
+        stays: np.ndarray,
+    ) -> Work:
+        names = {value.name for value in head.get_inputs()}
+        read = {name: tensor for name, tensor in feeds.items() if name in names}
+        return lambda: (head.run(None, read), [tensor[stays] for tensor in carry])
+
+
+def _answers(number: int) -> list[str]:
+    return [output_name(number, kind) for kind in STAGE_OUTPUTS]
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    return open_session(model.SerializeToString())

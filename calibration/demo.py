@@ -30,18 +30,22 @@ def build_demo(
     force: bool = False,
     dataset: Dataset | None = None,
     training: Mapping[str, Any] | None = None,
+    command: str = "",
 ) -> Bundle:
     """Compose the data, train, export, calibrate, and write the bundle to `out`.
 
     Parameters
     ----------
     dataset, training : smaller ones make a quicker bundle, for tests
+    command : what the user typed, to be recorded
     """
     check_target(out, force)
     if dataset is None:
         task = progress.add_task("compose digits", total=None)
         dataset = compose_digits(seed)
         progress.update(task, total=1, completed=1)
-    options = CalibrationOptions("digits", PassOptions(default_cache()), guarantee, seed=seed)
+    options = CalibrationOptions(
+        "digits", PassOptions(default_cache()), guarantee, seed=seed, command=command
+    )
     network = TrainOptions(training={**TRAINING, "seed": seed, **(training or {})})
     return build_trained(out, network, dataset, dataset.split, options, progress, force)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from calibration.measure import micro_f1
+from calibration.quality import micro_f1
+from calibration.resampling import Resamples
 from calibration.training_config import Phase
-from calibration.transport import exact_distance, sliced_distance
+from calibration.transport import exact_w, sliced_w
 
 PROJECTIONS = 50
-REPEATS = 2
+PARTS = 2  # sub-samples of an exact distance
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def profile_epoch(
     labels : bool (n, L)
     seed : draws the sub-samples and projections, the same ones in every epoch
     """
-    states = [_state(number, of_exit, labels, seed) for number, of_exit in enumerate(logits, 1)]
+    resamples = Resamples.of(len(labels), seed, parts=PARTS, draws=0)
+    states = [
+        _state(number, of_exit, labels, resamples) for number, of_exit in enumerate(logits, 1)
+    ]
     return EpochProfile(epoch, phase, train_loss, tuple(states))
 
 
@@ -97,17 +101,16 @@ def from_records(records: Sequence[dict[str, Any]]) -> list[EpochProfile]:
     ]
 
 
-def _state(number: int, logits: np.ndarray, labels: np.ndarray, seed: int) -> ExitState:
+def _state(number: int, logits: np.ndarray, labels: np.ndarray, resamples: Resamples) -> ExitState:
     wide = logits.astype(np.float64)
     truth = labels.astype(np.float64)
     probabilities = expit(wide)  # (n, L)
-    exact = exact_distance(probabilities, truth, seed, repeats=REPEATS)
-    sliced = sliced_distance(probabilities, truth, seed, PROJECTIONS, REPEATS)
+    exact = [exact_w(probabilities[rows], truth[rows]) for rows in resamples.parts]
     return ExitState(
         exit=number,
         # log(1 + exp(z)) - y z, which does not overflow
         loss=float(np.mean(np.logaddexp(0, wide) - truth * wide)),
         micro_f1=micro_f1(probabilities >= 0.5, labels),
-        w_labels=exact.value,
-        w_labels_sliced=sliced.value,
+        w_labels=float(np.mean(exact)),
+        w_labels_sliced=sliced_w(probabilities, truth, resamples.seed, PROJECTIONS),
     )

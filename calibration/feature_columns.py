@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from models.graph import declare, extract_graph, graph_inputs
 from models.graph_writer import GraphWriter, default_opset
 from models.heads import round_feature
 from models.pooling import add_pooling, pooled_width
@@ -56,3 +57,18 @@ def add_features(
         feature = round_feature(writer, add_pooling(writer, tensor, sample.ndim, mask))
         columns.append(Column(feature, "float16", pooled_width(sample.shape)))
     return extended, columns
+
+
+def column_graph(model: onnx.ModelProto, columns: Sequence[Column]) -> onnx.ModelProto:
+    """What the columns need of the graph, with them as outputs and nothing else."""
+    from onnx import TensorProto, helper
+
+    elements = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
+    declare(
+        model,
+        [
+            helper.make_tensor_value_info(c.tensor, elements[c.dtype], ["batch", c.width])
+            for c in columns
+        ],
+    )
+    return extract_graph(model, graph_inputs(model), [column.tensor for column in columns])

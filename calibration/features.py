@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from calibration.dataset import Dataset
+from calibration.feature_columns import Column, column_graph
 from calibration.feature_store import FeatureStore
 from calibration.splits import hash_rows
 from models.errors import CalibrationError
-from models.graph import declare, extract_graph, graph_inputs
 from models.machine import available_cores
 from models.runtime import open_session
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import onnxruntime
     from rich.progress import Progress
 
-    from calibration.feature_columns import Column
     from models.encoding import Encoder, Group
     from models.preprocessing import Preprocessing
 
@@ -93,7 +92,7 @@ def run_pass(
     CalibrationError
         When rows cannot be encoded and are not to be skipped; the first ones are named.
     """
-    content = _with_outputs(model, columns).SerializeToString(deterministic=True)
+    content = column_graph(model, columns).SerializeToString(deterministic=True)
     folder = options.cache / _key(content, columns, encoding, dataset)
     session = open_session(content)
     with _cache_errors(folder):
@@ -185,19 +184,6 @@ class _Pass:
         feeds = dict(zip(self._inputs, tensors, strict=True))
         for column, values in zip(self._store.columns, self._session.run(None, feeds), strict=True):
             column[rows] = values
-
-
-def _with_outputs(model: onnx.ModelProto, columns: Sequence[Column]) -> onnx.ModelProto:
-    """Only what the columns need, with them as outputs."""
-    from onnx import TensorProto, helper
-
-    elements = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
-    values = [
-        helper.make_tensor_value_info(c.tensor, elements[c.dtype], ["batch", c.width])
-        for c in columns
-    ]
-    declare(model, values)
-    return extract_graph(model, graph_inputs(model), [column.tensor for column in columns])
 
 
 def _key(content: bytes, columns: Sequence[Column], encoding: str, dataset: Dataset) -> str:

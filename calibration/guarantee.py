@@ -1,44 +1,51 @@
-"""What may be promised: a loss per row, and against what it is counted."""
+"""What may be promised: losses, against whom they are counted, how much, with which probability."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from calibration.losses import set_loss
 from models.errors import CalibrationError
+from models.manifest import GuaranteeKind
 
-Loss = Literal["set-agreement", "sample-f1"]
 Against = Literal["model", "labels"]
+
+
+def check_level(name: str, level: float) -> None:
+    """Refuse a level that is not a number between 0 and 1.
+
+    Raises
+    ------
+    CalibrationError
+        With the name and the value.
+    """
+    if not 0 < level < 1:
+        raise CalibrationError(
+            f"{name} is {level}: expected a number between 0 and 1, both excluded"
+        )
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """The promise "the policy loses at most epsilon, with probability at least 1 - delta".
+    """The promise "the policy loses at most epsilon".
 
-    loss : set-agreement, a row is lost when its label set is another one; sample-f1, a row loses
-        1 - F1 of its label set
+    loss : set-agreement, the share of rows whose label set is another one; hamming, the share of
+        label decisions that are others; sample-f1, 1 - the mean F1 of a row's label set; micro-f1,
+        1 - the F1 of all label decisions together
     against : model, the loss of the policy's answers towards the full model's; labels, how much
         larger the policy's loss towards the true labels is than the full model's (its regret)
     """
 
-    loss: Loss = "set-agreement"
+    loss: GuaranteeKind = "set-agreement"
     against: Against = "model"
     epsilon: float = 0.02
-    delta: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, level in (("epsilon", self.epsilon), ("delta", self.delta)):
-            if not 0 < level < 1:
-                raise CalibrationError(
-                    f"{name} is {level}: expected a number between 0 and 1, both excluded"
-                )
-
-    @property
-    def lowest(self) -> float:
-        """The smallest loss a row can have: a policy may be better than the full model."""
-        return 0.0 if self.against == "model" else -1.0
+        check_level("epsilon", self.epsilon)
 
     @property
     def binary(self) -> bool:
@@ -46,7 +53,7 @@ class Guarantee:
         return self.loss == "set-agreement" and self.against == "model"
 
     def row_losses(self, answers: np.ndarray, full: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        """Loss of every row in [lowest, 1]: label sets bool (n, L) -> float (n,).
+        """Loss of every row; its mean is the loss: label sets bool (n, L) -> float (n,).
 
         Parameters
         ----------
@@ -59,50 +66,76 @@ class Guarantee:
 
 
 @dataclass(frozen=True)
+class Guarantees:
+    """All that is promised at once, with probability 1 - delta for everything together.
+
+    label_epsilon : beside the promises, each label loses at most this share of its positives;
+        None: labels are not promised one by one
+    """
+
+    promises: tuple[Guarantee, ...] = (Guarantee(),)
+    delta: float = 0.05
+    label_epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        check_level("delta", self.delta)
+        if self.label_epsilon is not None:
+            check_level("label-epsilon", self.label_epsilon)
+        twice = [loss for loss, n in Counter(p.loss for p in self.promises).items() if n > 1]
+        if twice:
+            levels = [p.epsilon for p in self.promises if p.loss == twice[0]]
+            raise CalibrationError(
+                f"--guarantee {twice[0]} is given {len(levels)} times, with epsilon "
+                f"{' and '.join(map(str, levels))}: these contradict each other; give it once"
+            )
+
+    @property
+    def against(self) -> Against:
+        """Towards whom every loss is counted."""
+        return self.promises[0].against
+
+    def lost(self, answers: np.ndarray, full: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Rows on which an answer loses anything, by any of the losses: bool (n,)."""
+        losses = [p.row_losses(answers, full, truth) > 0 for p in self.promises]
+        return np.asarray(np.any(losses, axis=0))
+
+    def kept(self, answers: np.ndarray, full: np.ndarray, truth: np.ndarray) -> bool:
+        """Whether all promises hold on these rows as they are, without any statistics."""
+        return all(p.row_losses(answers, full, truth).mean() <= p.epsilon for p in self.promises)
+
+
+@dataclass(frozen=True)
 class GuaranteeOptions:
-    """What the user says of the promise; what is None follows from the model.
+    """What the user says of the promises; what is left out follows from the model.
 
     A model with logits of its own is the measure by default: its label sets are to be kept. Where
     all heads are trained here, the true labels are, and the loss is a row's F1.
+
+    epsilons : one for all losses, or one per loss in their order
     """
 
-    loss: Loss | None = None
+    losses: tuple[GuaranteeKind, ...] = ()
     against: Against | None = None
-    epsilon: float = 0.02
+    epsilons: tuple[float, ...] = (0.02,)
     delta: float = 0.05
+    label_epsilon: float | None = None
 
     def __post_init__(self) -> None:
-        self.resolved(has_head=True)  # levels outside (0, 1) are refused before any work
+        if len(self.epsilons) not in {1, max(len(self.losses), 1)}:
+            raise CalibrationError(
+                f"--epsilon is given {len(self.epsilons)} times for {len(self.losses)} "
+                "--guarantee: expected one for all, or one for each in the same order"
+            )
+        self.resolved(has_head=True)  # mistakes are told before any work
 
-    def resolved(self, has_head: bool) -> Guarantee:
-        """The promise for a model with or without logits of its own."""
+    def resolved(self, has_head: bool) -> Guarantees:
+        """The promises for a model with or without logits of its own."""
         against = self.against or ("model" if has_head else "labels")
-        loss = self.loss or ("set-agreement" if against == "model" else "sample-f1")
-        return Guarantee(loss, against, self.epsilon, self.delta)
-
-
-def set_loss(loss: Loss, answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Loss of each answer towards its target: bool (n, L) twice -> float (n,) in [0, 1]."""
-    if loss == "set-agreement":
-        differ: np.ndarray = (answers != target).any(axis=1)
-        return differ.astype(float)
-    return np.asarray(1.0 - sample_f1(answers, target))
-
-
-def pairwise_loss(loss: Loss, answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Loss of every answer towards every target: bool (n, L), (m, L) -> float (n, m) in [0, 1]."""
-    if loss == "set-agreement":
-        _, sets = np.unique(np.concatenate([answers, target]), axis=0, return_inverse=True)
-        return np.asarray(sets[: len(answers), None] != sets[None, len(answers) :], float)
-    hits = answers.astype(np.float32) @ target.T.astype(np.float32)
-    return 1.0 - _f1(hits, answers.sum(axis=1)[:, None], target.sum(axis=1)[None])
-
-
-def sample_f1(answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """F1 of each label set, bool (n, L) twice -> float (n,); F1 of nothing against nothing is 1."""
-    return _f1((answers & target).sum(axis=1), answers.sum(axis=1), target.sum(axis=1))
-
-
-def _f1(hits: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    total = found + wanted
-    return np.asarray(np.where(total > 0, 2.0 * hits / np.maximum(total, 1), 1.0))
+        usual: GuaranteeKind = "set-agreement" if against == "model" else "sample-f1"
+        losses = self.losses or (usual,)
+        epsilons = self.epsilons * len(losses) if len(self.epsilons) == 1 else self.epsilons
+        promises = tuple(
+            Guarantee(loss, against, epsilon)
+            for loss, epsilon in zip(losses, epsilons, strict=True)
+        )
+        return Guarantees(promises, self.delta, self.label_epsilon)

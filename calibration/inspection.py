@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from calibration.report import exit_table, policy_sentence, with_spread
+from calibration.report import (
+    correlation_sentence,
+    cost_sentence,
+    exit_table,
+    policy_sentence,
+    profile_table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,10 +29,16 @@ def describe(bundle: Bundle) -> Iterator[RenderableType]:
     yield f"reads {manifest.preprocessing.kind}: {_inputs(manifest)}"
     yield exit_table(manifest)
     yield _stages(manifest)
-    yield _layers(manifest)
+    yield profile_table(manifest.profile, {e.layer: e.number for e in manifest.exits})
+    yield correlation_sentence(manifest.profile)
+    freezing = ", labels freeze" if manifest.score.frozen_labels else ""
+    yield f"Score: {manifest.score.kind}{freezing}"
     yield manifest.certificate.sentence
     yield f"Method: {manifest.certificate.method}"
     yield policy_sentence(manifest.test)
+    if manifest.depth > 1:
+        yield cost_sentence(manifest.test.curves)
+    yield from (f"Warning: {warning}" for warning in manifest.warnings)
     yield _files(bundle)
 
 
@@ -48,23 +60,6 @@ def _stages(manifest: Manifest) -> Table:
     if any(costs.beyond_milliseconds):
         beyond = (f"{ms:.2f}" for ms in costs.beyond_milliseconds)
         table.add_row("left out", *beyond, "")
-    return table
-
-
-def _layers(manifest: Manifest) -> Table:
-    """The profile of every candidate layer on the tune split."""
-    table = _table("candidate layers on the tune split")
-    for heading in ("layer", "W to teacher", "W to labels", "micro-F1", "exit"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    exits = {exit_.layer: str(exit_.number) for exit_ in manifest.exits}
-    for profile in manifest.profile:
-        table.add_row(
-            profile.layer,
-            with_spread(profile.w_teacher),
-            with_spread(profile.w_labels),
-            f"{profile.micro_f1:.4f}",
-            exits.get(profile.layer, ""),
-        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""Measures layers and the deployed policy on one split: W-distances, quality, cost."""
+"""Measures the deployed policy on the test split, which nothing was chosen on."""
 
 from __future__ import annotations
 
@@ -6,73 +6,104 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.costs import computed_time
-from calibration.transport import exact_distance, sliced_distance
-from models.manifest import Costs, ExitProfile, LayerProfile, Measurement, PolicyQuality
+from calibration.baselines import baselines
+from calibration.costs import computed_time, time_until
+from calibration.layer_answers import LayerHead
+from calibration.layer_profile import exact_estimate
+from calibration.placed_exits import PlacedExits
+from calibration.plan import traffic_of
+from calibration.quality import measure_quality, micro_f1
+from calibration.quality_curves import Outcomes, curves_of
+from calibration.resampling import Resamples
+from calibration.steps import Steps
+from models.measurements import Costs, ExitProfile, Measurement, QualityCurve
 from models.policy import Policy
 from models.runtime import Answers, at_exits
 
 
-def profile_layer(
-    layer: str, answers: Answers, teacher: np.ndarray, truth: np.ndarray, seed: int
-) -> LayerProfile:
-    """Distances and quality of one layer's answers.
+def measure_test(
+    exits: PlacedExits,
+    steps: Steps,
+    policy: Policy,
+    path: Sequence[Policy],
+    tune: Sequence[Answers],
+    costs: Costs,
+    heads: Sequence[LayerHead],
+) -> Measurement:
+    """What the policy gives on the test split, beside other ways to choose one.
 
     Parameters
     ----------
-    answers : over n rows
-    teacher : float (n, L), the target distribution's probabilities
-    truth : bool (n, L), the true label sets
-    seed : draws the sub-samples; with one seed, layers are compared on the same rows
+    path : the W path, over the same exits
+    tune : K, the exits' answers to the tune split, on which the baselines are tuned
+    heads : of every candidate layer, for static truncation
     """
-    wanted = truth.astype(np.float32)
-    return LayerProfile(
-        layer=layer,
-        w_teacher=exact_distance(answers.probabilities, teacher, seed),
-        w_teacher_sliced=sliced_distance(answers.probabilities, teacher, seed),
-        w_labels=exact_distance(answers.probabilities, wanted, seed),
-        w_labels_sliced=sliced_distance(answers.probabilities, wanted, seed),
-        micro_f1=micro_f1(answers.labels, truth),
+    truth, full = steps.labels("test"), exits.full("test")
+    answers = exits.answers("test")
+    measured = measure_answers(
+        answers,
+        full,
+        steps.teacher(full, "test"),
+        truth,
+        policy,
+        costs,
+        steps.names,
+        steps.options.seed,
     )
+    until = time_until(costs)
+    outcomes = Outcomes.measured(answers, full, truth, until)
+    layers = Outcomes.measured(steps.answers(heads, "test"), full, truth, _static_times(steps))
+    families = baselines(tune, steps.labels("tune"), until)
+    curves = curves_of(path, families, answers, outcomes, layers)
+    return measured.model_copy(update={"curves": curves})
 
 
-def measure_policy(
-    profiles: Sequence[LayerProfile],
+def measure_answers(
     answers: Sequence[Answers],
+    full: Answers,
+    teacher: np.ndarray,
     truth: np.ndarray,
     policy: Policy,
     costs: Costs,
+    names: tuple[str, ...],
+    seed: int,
 ) -> Measurement:
-    """What the deployed policy gives.
+    """What a policy gives on some rows; without curves.
 
     Parameters
     ----------
-    profiles : K, of the policy's exits
-    answers : K, one per exit, over n rows; then the full model's where the last exit is not its own
+    answers : K, one per exit, over n rows
+    full : the full model's answers
+    teacher : float (n, L), probabilities
     truth : bool (n, L), the true label sets
     """
-    exits = policy.route([exit_answers.score for exit_answers in answers[: policy.depth]])
-    largest = [computed_time(np.array([k]), costs) for k in range(1, policy.depth + 1)]
-    answered = at_exits(answers, exits)
-    return Measurement(
-        exits=tuple(
-            ExitProfile(
-                **dict(profile), exit=k, share_leaving=float(np.mean(exits == k)), time=time
-            )
-            for k, (profile, time) in enumerate(zip(profiles, largest, strict=True), start=1)
-        ),
-        policy=PolicyQuality(
-            micro_f1=micro_f1(answered.labels, truth),
-            micro_f1_full_depth=micro_f1(answers[-1].labels, truth),
-            set_agreement=float((answered.labels == answers[-1].labels).all(axis=1).mean()),
-            computed_time=computed_time(exits, costs),
-            computed_time_single=computed_time(exits, costs, batch=0),
-        ),
+    scores = [exit_answers.score for exit_answers in answers]
+    exits = policy.route(scores)
+    times = computed_time(exits, costs), computed_time(exits, costs, batch=0)
+    quality, labels = measure_quality(at_exits(answers, exits), full, truth, names, times, seed)
+    traffic = traffic_of(policy, scores)
+    resamples = Resamples.of(len(truth), seed)
+    wanted = truth.astype(np.float32)
+    profiles = tuple(
+        ExitProfile(
+            exit=number,
+            w_teacher=exact_estimate(exit_answers.probabilities, teacher, resamples),
+            w_labels=exact_estimate(exit_answers.probabilities, wanted, resamples),
+            micro_f1=micro_f1(exit_answers.labels, truth),
+            share_leaving=float(traffic.leaving[number - 1]),
+            leaves_next=tuple(traffic.leaves_next[number - 1].tolist()),
+            time=float(time),
+        )
+        for number, (exit_answers, time) in enumerate(
+            zip(answers, time_until(costs), strict=True), start=1
+        )
     )
+    curves: tuple[QualityCurve, ...] = ()
+    return Measurement(exits=profiles, policy=quality, labels=labels, curves=curves)
 
 
-def micro_f1(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Micro-averaged F1 of label sets bool (n, L); F1 of nothing against nothing is 1."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(truth, predicted, average="micro", zero_division=1.0))
+def _static_times(steps: Steps) -> np.ndarray:
+    """Time of a model that ends at each layer, as a share of the whole's: float (layers,)."""
+    until = np.cumsum(steps.layered.milliseconds)
+    times: np.ndarray = until / until[-1]
+    return times

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from calibration.certificate import check_rows
+from calibration.dataset import SPLITS
 from calibration.features import encoding_key, run_pass
-from calibration.measure import measure_policy
-from calibration.placement import Placement, place_exits
+from calibration.manifest_parts import (
+    recorded_curves,
+    recorded_decisions,
+    recorded_exits,
+    recorded_options,
+    recorded_versions,
+)
+from calibration.measure import measure_test
+from calibration.payoff import saved_time, without_unpaying
+from calibration.placed_exits import PlacedExits
+from calibration.placement import place_exits
 from calibration.steps import Steps
-from models.manifest import Exit, Manifest
+from calibration.thresholds import policy_path
+from models.manifest import Manifest
+from models.measurements import Profile, ScoreKind
 from models.policy import Policy
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from calibration.layers import Layer, LayeredModel
+    from calibration.layers import LayeredModel
     from calibration.options import CalibrationData, CalibrationOptions
+    from calibration.placement import Placement
 
-RECORDED_VERSIONS = (
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "POT",
-    "scikit-learn",
-    "torch",
-    "transformers",
-)
+
+def profile_model(
+    layered: LayeredModel,
+    data: CalibrationData,
+    options: CalibrationOptions,
+    progress: Progress,
+) -> tuple[Profile, list[str]]:
+    """Train heads and measure every candidate layer; nothing is chosen.
+
+    Returns
+    -------
+    The profile on the tune split, and warnings about the splits.
+    """
+    steps = _open_steps(layered, data, options, progress)
+    warnings = steps.warnings()
+    heads = steps.heads()
+    return steps.profile(heads, steps.answers(heads, "tune")), warnings
 
 
 def calibrate(
@@ -48,86 +67,110 @@ def calibrate(
     Returns
     -------
     The manifest (still without hashes) and the serialized multi-head model.
+
+    Raises
+    ------
+    CalibrationError
+        When the splits overlap, or hold too few rows for anything to be promised.
     """
-    encoding = encoding_key(data.preprocessing, data.files)
-    columns = [layer.column for layer in layered.layers]
-    features = run_pass(
-        layered.model, columns, data.encoder, encoding, data.dataset, options.features, progress
-    )
-    guarantee = options.guarantee.resolved(layered.layers[-1].has_logits)
-    run = Steps(layered, data, options, guarantee, features, progress)
-    heads = run.heads()
-    tune = run.answers(heads, range(len(heads)), "tune")
-    profiles = run.profiles(tune, range(len(heads)), tune[-1], "tune")
+    guarantees = options.guarantee.resolved(layered.layers[-1].has_logits)
+    sizes = data.dataset.labels[data.split == SPLITS.index("certify")].sum(axis=1)
+    check_rows(guarantees, len(sizes), len(data.dataset.names), size=float(sizes.mean()))
+    steps = _open_steps(layered, data, options, progress)
+    warnings = steps.warnings()
+    heads = steps.heads()
+    tune = steps.answers(heads, "tune")
+    profile = steps.profile(heads, tune)
     placement = place_exits(
-        profiles,
-        layered.milliseconds,
-        run.prior(tune[-1], "tune"),
-        guarantee.against,
+        profile.layers,
+        steps.prior(tune[-1], guarantees.against),
+        guarantees.against,
         options.max_exits,
         options.keep_depth,
     )
-    policy, certificate = run.certified(heads, placement, tune)
-    if certificate.certified:
-        placement, policy = _without_unused(placement, policy)
-    elif placement.truncated:
-        placement = Placement((*placement.exits, placement.full_depth), placement.full_depth)
-    costs, model = run.assembled(heads, placement)
-    kept = placement.exits
-    test = run.answers(heads, dict.fromkeys([*kept, placement.full_depth]), "test")
-    measured = run.profiles(test[: len(kept)], kept, test[-1], "test")
+    exits = PlacedExits(steps, guarantees, heads, placement, data.sample)
+    exits, first_costs = without_unpaying(exits, steps, guarantees)
+    exits, score = exits.scored(_kinds(options), options.freeze_labels)
+    tuned = exits.answers("tune")
+    curves = exits.curves(tuned)
+    path = policy_path(curves, saved_time(first_costs))
+    policy, certificate = exits.certified(path)
+    kept = _used(exits, policy)
+    exits, policy, curves, path, tuned = (
+        exits.moved(_only(exits.placement, kept)),
+        _thinned(policy, kept),
+        [curves[k - 1] for k in kept[:-1]],
+        [_thinned(policy, kept) for policy in path],
+        [tuned[k - 1] for k in kept],
+    )
+    costs, model = exits.assembled()
     manifest = Manifest(
         name=options.name,
         labels=data.dataset.names,
         inputs=layered.inputs,
         preprocessing=data.preprocessing,
-        exits=_exits([layered.layers[k] for k in kept], policy),
+        exits=recorded_exits(exits, policy),
+        score=score,
         certificate=certificate,
-        profile=tuple(profiles),
-        test=measure_policy(measured, test, run.labels("test"), policy, costs),
+        profile=profile,
+        placement=recorded_decisions(layered, exits.placement),
+        threshold_curves=recorded_curves(curves),
+        test=measure_test(exits, steps, policy, path, tuned, costs, heads),
         costs=costs,
-        splits=run.split_facts(),
+        splits=steps.split_facts(),
+        warnings=tuple(warnings),
         facts={
-            "options": _recorded(options),
-            "versions": _versions(),
-            "pass_seconds": round(features.seconds, 1),
+            "options": recorded_options(options),
+            "versions": recorded_versions(),
+            "pass_seconds": round(steps.pass_seconds, 1),
             **(facts or {}),
         },
     )
     return manifest, model
 
 
-def _without_unused(placement: Placement, policy: Policy) -> tuple[Placement, Policy]:
-    """Leave out exits that the policy has turned off: their heads would be computed for nothing."""
-    *early, last = placement.exits
-    used = [(k, t) for k, t in zip(early, policy.thresholds, strict=True) if t is not None]
-    exits = (*(layer for layer, _ in used), last)
-    return replace(placement, exits=exits), Policy(tuple(threshold for _, threshold in used))
-
-
-def _exits(layers: Sequence[Layer], policy: Policy) -> tuple[Exit, ...]:
-    carries = [*(layer.carry for layer in layers[:-1]), ()]
-    thresholds = [*policy.thresholds, None]
-    return tuple(
-        Exit(number=number, layer=layer.name, carry=carry, threshold=threshold)
-        for number, (layer, carry, threshold) in enumerate(
-            zip(layers, carries, thresholds, strict=True), start=1
-        )
+def _open_steps(
+    layered: LayeredModel, data: CalibrationData, options: CalibrationOptions, progress: Progress
+) -> Steps:
+    """Run the pass, or find it in the cache."""
+    encoding = encoding_key(data.preprocessing, data.files)
+    columns = [layer.column for layer in layered.layers]
+    features = run_pass(
+        layered.model, columns, data.encoder, encoding, data.dataset, options.features, progress
     )
+    return Steps(layered, data, options, features, progress)
 
 
-def _recorded(options: CalibrationOptions) -> dict[str, Any]:
-    """Without where the cache lies, which is the machine's affair."""
-    recorded = asdict(options)
-    recorded["features"].pop("cache")
-    return recorded
+def _kinds(options: CalibrationOptions) -> Sequence[ScoreKind]:
+    return get_args(ScoreKind) if options.score is None else (options.score,)
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in RECORDED_VERSIONS:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+def _used(exits: PlacedExits, policy: Policy) -> list[int]:
+    """Numbers of the exits that the policy can send rows to, the last one always.
+
+    The others leave the bundle: their heads would be computed for nothing. Where scores look at
+    the exit before, all stay, as their absence would change the scores behind them.
+    """
+    everyone = list(range(1, policy.depth + 1))
+    if exits.looks_back or all(threshold is None for threshold in policy.thresholds):
+        return everyone
+    used = []
+    for number, threshold in enumerate(policy.thresholds, start=1):
+        if threshold is not None:
+            used.append(number)
+            if threshold <= 0:  # every row leaves here
+                break
+    return [*used, policy.depth]
+
+
+def _only(placement: Placement, numbers: Sequence[int]) -> Placement:
+    off = {
+        layer: "the certified policy sends no row there"
+        for number, layer in enumerate(placement.exits, start=1)
+        if number not in numbers
+    }
+    return placement.without(off)
+
+
+def _thinned(policy: Policy, numbers: Sequence[int]) -> Policy:
+    return Policy(tuple(policy.thresholds[number - 1] for number in numbers[:-1]))

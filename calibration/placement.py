@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.guarantee import Against
-from models.manifest import LayerProfile
+from models.measurements import Estimate, LayerProfile
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,26 @@ class Placement:
 
     exits : the last of them is the last exit
     full_depth : index of the full model
+    left_out : why the other layers have none, by index
     """
 
     exits: tuple[int, ...]
     full_depth: int
+    left_out: Mapping[int, str]
 
     @property
     def truncated(self) -> bool:
         """Whether the full model lies beyond the last exit."""
         return self.exits[-1] != self.full_depth
 
+    def without(self, layers: Mapping[int, str]) -> Placement:
+        """Without some of the exits, for the reasons given."""
+        kept = tuple(layer for layer in self.exits if layer not in layers)
+        return Placement(kept, self.full_depth, {**self.left_out, **layers})
+
 
 def place_exits(
     profiles: Sequence[LayerProfile],
-    milliseconds: Sequence[float],
     prior: float,
     against: Against,
     max_exits: int,
@@ -49,7 +55,6 @@ def place_exits(
     Parameters
     ----------
     profiles : of every candidate layer, in depth order; the last is the full model
-    milliseconds : of the stage that ends at each layer
     prior : W of the best answer that does not look at the row
     against : model keeps the full depth; labels ends at the layer that is nearest to them
     max_exits : the most exits, the last included
@@ -57,20 +62,42 @@ def place_exits(
     """
     full = len(profiles) - 1
     to_labels = against == "labels" and not keep_depth
-    last = int(np.argmin([p.w_labels.value for p in profiles])) if to_labels else full
-    distances = [(p.w_labels if against == "labels" else p.w_teacher).value for p in profiles]
-    until = np.cumsum(milliseconds)
-    early = _undominated(distances[:last], prior)
-    levels = {-1: prior, **dict(enumerate(distances))}
-    ends = {-1: 0.0, **dict(enumerate(until.tolist()))}
+    last = int(np.argmin([p.to_labels.w2.value for p in profiles])) if to_labels else full
+    distances = [(p.to_labels if against == "labels" else p.to_teacher).w2 for p in profiles]
+    left_out = dict.fromkeys(
+        range(last + 1, full + 1),
+        f"no nearer to the labels than {profiles[last].layer}, which ends the model",
+    )
+    if last != full:
+        left_out[full] = left_out.pop(full) + " (--keep-depth keeps it)"
+    left_out |= _without_gain(distances[:last], prior)
+    early = [k for k in range(last) if k not in left_out]
+    levels = {-1: prior, **{k: distance.value for k, distance in enumerate(distances)}}
+    ends = {-1: 0.0, **dict(enumerate(np.cumsum([p.milliseconds for p in profiles]).tolist()))}
     exits = _smallest_area([*early, last], levels, ends, max_exits)
-    return Placement(exits, full)
+    left_out |= dict.fromkeys(
+        set(early).difference(exits),
+        f"the area under W over time is smaller without it (at most {max_exits} exits)",
+    )
+    return Placement(exits, full, left_out)
 
 
-def _undominated(distances: Sequence[float], prior: float) -> list[int]:
-    """Layers that are nearer than every shallower one."""
-    nearest = np.minimum.accumulate([prior, *distances])
-    return [k for k, distance in enumerate(distances) if distance < nearest[k]]
+def _without_gain(distances: Sequence[Estimate], prior: float) -> dict[int, str]:
+    """Layers that are not clearly nearer than every shallower one."""
+    left_out = {}
+    nearest = prior
+    for layer, distance in enumerate(distances):
+        noise = (distance.high - distance.low) / 2
+        gain = nearest - distance.value
+        if gain <= 0:
+            left_out[layer] = "a shallower layer is at least as near"
+        elif gain <= noise:
+            left_out[layer] = (
+                f"its gain in W over shallower layers, {gain:.3f}, is within its noise of "
+                f"{noise:.3f}"
+            )
+        nearest = min(nearest, distance.value)
+    return left_out
 
 
 def _smallest_area(

@@ -1,4 +1,4 @@
-"""The steps of calibration over one feature cache; `calibration.pipeline` puts them in order."""
+"""The candidate layers of one model on one feature cache: heads, answers, profile."""
 
 from __future__ import annotations
 
@@ -9,33 +9,32 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from scipy.special import expit
 
-from calibration.assembly import assemble, check_served
-from calibration.certificate import certify
-from calibration.costs import measure_costs, without_last_stage
 from calibration.dataset import SPLITS, TO_BE_DRAWN
 from calibration.layer_answers import LayerHead, calibrated_head, layer_answers
-from calibration.measure import profile_layer
+from calibration.layer_profile import profile_layers
+from calibration.split_checks import check_overlap, reuse_warning
 from calibration.splits import split_digests
-from calibration.thresholds import policy_path, threshold_curve
-from models.manifest import Certificate, Costs, LayerProfile, SplitFacts
-from models.policy import Policy
-from models.runtime import Answers, StageRuntime
+from calibration.stability import noise_distances
+from calibration.transport import exact_w
+from models.manifest import SplitFacts
+from models.measurements import Profile
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from calibration.features import Features
-    from calibration.guarantee import Guarantee
+    from calibration.guarantee import Against
     from calibration.layers import LayeredModel
     from calibration.options import CalibrationData, CalibrationOptions
-    from calibration.placement import Placement
     from models.heads import HeadLayers
+    from models.runtime import Answers
 
 T = TypeVar("T")
+SEED_ROWS = 500  # to compare heads of several seeds on
 
 
 class Steps:
-    """Heads, answers, distances and certificate of one model on one feature cache.
+    """The steps of calibration that look at every candidate layer.
 
     Layers are named by their index into `layered.layers`, splits by their name.
     """
@@ -45,19 +44,39 @@ class Steps:
         layered: LayeredModel,
         data: CalibrationData,
         options: CalibrationOptions,
-        guarantee: Guarantee,
         features: Features,
         progress: Progress,
     ) -> None:
-        self._layered = layered
+        self.layered = layered
+        self.options = options
+        self.progress = progress
         self._data = data
-        self._options = options
-        self._guarantee = guarantee
         self._features = features
-        self._progress = progress
         self._rows = {
             name: np.flatnonzero((data.split == k) & features.good) for k, name in enumerate(SPLITS)
         }
+
+    def warnings(self) -> list[str]:
+        """What users should know of their splits.
+
+        Raises
+        ------
+        CalibrationError
+            When splits overlap.
+        """
+        warnings = check_overlap(self._features.hashes, self._rows, self.options.allow_duplicates)
+        digest = self.split_facts()["certify"].sha256
+        return warnings + reuse_warning(digest, self._data.certified_before)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The label names."""
+        return self._data.dataset.names
+
+    @property
+    def pass_seconds(self) -> float:
+        """How long the feature pass took in this run."""
+        return self._features.seconds
 
     def labels(self, split: str) -> np.ndarray:
         """True label sets of a split: bool (n, L)."""
@@ -67,76 +86,51 @@ class Steps:
         """A layer's cached column for the rows of a split: (n, C)."""
         return np.asarray(self._features.columns[layer][self._rows[split]])
 
-    def heads(self) -> list[LayerHead]:
+    def sample_columns(self, layers: Iterable[int]) -> list[np.ndarray]:
+        """The cached columns of some layers for the rows of the sample: (b, C) each."""
+        return [np.asarray(self._features.columns[k][self._data.sample.rows]) for k in layers]
+
+    def heads(self, seed: int | None = None) -> list[LayerHead]:
         """A calibrated head for every layer; those without logits are trained first."""
-        layers = self._layered.layers
-        trained = iter(self._trained([k for k, la in enumerate(layers) if not la.has_logits]))
+        layers = self.layered.layers
+        trained = iter(self._trained([k for k, la in enumerate(layers) if not la.has_logits], seed))
         weights = [None if layer.has_logits else next(trained) for layer in layers]
         labels = self.labels("tune")
         return [
             calibrated_head(self.column(k, "tune"), labels, head)
-            for k, head in enumerate(self._track(weights, "calibrate heads"))
+            for k, head in enumerate(self.track(weights, "calibrate heads"))
         ]
 
-    def answers(self, heads: list[LayerHead], layers: Iterable[int], split: str) -> list[Answers]:
-        """Answers of some layers to the rows of a split."""
-        return [layer_answers(self.column(k, split), heads[k]) for k in layers]
+    def answers(self, heads: Sequence[LayerHead], split: str) -> list[Answers]:
+        """Answers of every layer to the rows of a split."""
+        return [layer_answers(self.column(k, split), head) for k, head in enumerate(heads)]
 
-    def profiles(
-        self, answers: Sequence[Answers], layers: Sequence[int], full: Answers, split: str
-    ) -> list[LayerProfile]:
-        """Distances and quality of these layers' answers on a split, `full` the full model's."""
-        truth, seed = self.labels(split), self._options.seed
-        teacher = self._teacher(full, split)
-        names = [self._layered.layers[k].name for k in layers]
-        return [
-            profile_layer(name, layer_answers, teacher, truth, seed)
-            for name, layer_answers in self._track(
-                list(zip(names, answers, strict=True)), f"W-distances, {split}"
-            )
-        ]
+    def profile(self, heads: Sequence[LayerHead], tune: Sequence[Answers]) -> Profile:
+        """Distances, quality and stability of every layer on the tune split."""
+        names = [layer.name for layer in self.layered.layers]
+        return profile_layers(
+            list(zip(names, self.layered.milliseconds, strict=True)),
+            tune,
+            self.teacher(tune[-1], "tune"),
+            self.labels("tune"),
+            self.options.seed,
+            self.progress,
+            self.options.device,
+            noise=noise_distances(self.layered, heads, self._data.sample, self.options.seed),
+            seeds=self._seed_spread(tune),
+        )
 
-    def prior(self, full: Answers, split: str) -> float:
-        """W of the best answer that does not look at the row, from the target distribution."""
-        truth = self.labels(split).astype(float)
-        target = truth if self._guarantee.against == "labels" else self._teacher(full, split)
+    def teacher(self, full: Answers, split: str) -> np.ndarray:
+        """Probabilities of the teacher on a split; the full model's where there is no other."""
+        if self._data.teacher is None:
+            return full.probabilities
+        return self._data.teacher[self._rows[split]]
+
+    def prior(self, full: Answers, against: Against) -> float:
+        """W of the best answer that does not look at the row, from the target on the tune split."""
+        truth = self.labels("tune").astype(float)
+        target = truth if against == "labels" else self.teacher(full, "tune")
         return float(np.sqrt(target.var(axis=0).sum()))
-
-    def certified(
-        self, heads: list[LayerHead], placement: Placement, tune: Sequence[Answers]
-    ) -> tuple[Policy, Certificate]:
-        """The policy to deploy, over the placed exits, and what it may lose to the full model."""
-        rng = np.random.default_rng(self._options.seed)
-        guarantee = self._guarantee
-        *early, last = placement.exits
-        teacher = self._teacher(tune[-1], "tune")
-        curves = [
-            threshold_curve(tune[k], tune[last], teacher, self.labels("tune"), guarantee, rng)
-            for k in self._track(early, "W of thresholds")
-        ]
-        path = policy_path(curves)
-        layers = list(placement.exits)
-        if placement.truncated:  # rows that stay leave at the last exit, the full model behind it
-            layers.append(placement.full_depth)
-            nobody = Policy((None,) * len(early))
-            path = [Policy((*policy.thresholds, 0.0)) for policy in [nobody, *path]]
-        answers = self.answers(heads, layers, "certify")
-        policy, certificate = certify(path, answers, self.labels("certify"), guarantee, rng)
-        if placement.truncated and certificate.certified:
-            policy = Policy(policy.thresholds[:-1])
-        return policy, certificate
-
-    def assembled(self, heads: list[LayerHead], placement: Placement) -> tuple[Costs, bytes]:
-        """Measured costs and the serialized model, checked against the cache."""
-        kept = list(placement.exits)
-        sample = self._data.sample
-        runtime, model = self._runtime(heads, kept)
-        expected = [layer_answers(self._features.columns[k][sample.rows], heads[k]) for k in kept]
-        check_served(runtime, sample.tensors, expected)
-        if not placement.truncated:
-            return measure_costs(runtime, sample.tensors, self._progress), model
-        whole, _ = self._runtime(heads, [*kept, placement.full_depth])
-        return without_last_stage(measure_costs(whole, sample.tensors, self._progress)), model
 
     def split_facts(self) -> dict[str, SplitFacts]:
         """Rows and hash of every split."""
@@ -147,7 +141,24 @@ class Steps:
             for name, digest in digests.items()
         }
 
-    def _trained(self, layers: Sequence[int]) -> list[HeadLayers]:
+    def track(self, items: Sequence[T], description: str) -> Iterable[T]:
+        """The items, with a progress bar."""
+        return self.progress.track(items, description=description)
+
+    def _seed_spread(self, tune: Sequence[Answers]) -> list[float] | None:
+        """Standard deviation of W to the labels over heads of several seeds, per layer."""
+        if not self.options.profile_seeds:
+            return None
+        rows = np.arange(min(SEED_ROWS, len(tune[0])))
+        truth = self.labels("tune")[rows].astype(np.float32)
+        by_seed = [tune]
+        for number in range(1, self.options.profile_seeds + 1):
+            heads = self.heads(self.options.seed + number)
+            by_seed.append(self.answers(heads, "tune"))
+        distances = [[exact_w(a.probabilities[rows], truth) for a in one] for one in by_seed]
+        return [float(spread) for spread in np.std(distances, axis=0, ddof=1)]
+
+    def _trained(self, layers: Sequence[int], seed: int | None) -> list[HeadLayers]:
         if not layers:
             return []
         from calibration.head_training import train_heads
@@ -157,29 +168,15 @@ class Steps:
             self._rows["fit"],
             self.labels("fit"),
             self._soft_labels(),
-            replace(self._options.heads, seed=self._options.seed),
-            self._progress,
+            replace(self.options.heads, seed=self.options.seed if seed is None else seed),
+            self.progress,
         )
-
-    def _teacher(self, full: Answers, split: str) -> np.ndarray:
-        """Probabilities of the teacher on a split; the full model's where there is no other."""
-        if self._data.teacher is None:
-            return full.probabilities
-        return self._data.teacher[self._rows[split]]
 
     def _soft_labels(self) -> np.ndarray | None:
         """The teacher's probabilities on the fit split, if there is a teacher but the labels."""
         if self._data.teacher is not None:
             return self._data.teacher[self._rows["fit"]]
-        if not self._layered.layers[-1].has_logits:
+        if not self.layered.layers[-1].has_logits:
             return None
-        logits: np.ndarray = self.column(len(self._layered.layers) - 1, "fit")
+        logits: np.ndarray = self.column(len(self.layered.layers) - 1, "fit")
         return np.asarray(expit(logits))
-
-    def _runtime(self, heads: list[LayerHead], layers: Sequence[int]) -> tuple[StageRuntime, bytes]:
-        placed = [self._layered.layers[k] for k in layers]
-        model = assemble(self._layered, placed, [heads[k] for k in layers]).SerializeToString()
-        return StageRuntime(model, [layer.carry for layer in placed[:-1]]), model
-
-    def _track(self, items: Sequence[T], description: str) -> Iterable[T]:
-        return self._progress.track(items, description=description)

@@ -61,8 +61,9 @@ def split_graph(
     for number, (entry, answer, carry) in enumerate(
         zip(entries, answers, [*carries, ()], strict=True), start=1
     ):
-        # a graph input that is carried on is an input of this stage already, not an output
-        outputs = [*answer, *(name for name in carry if name not in entry)]
+        # a graph input that is carried on is an input of this stage already, not an output; a carry
+        # may name an answer, which the next exit's score reads
+        outputs = [*answer, *(name for name in carry if name not in {*entry, *answer})]
         stages.append(whole.extract(entry, outputs, f"stage {number}"))
     return stages
 

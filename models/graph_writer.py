@@ -45,12 +45,24 @@ class GraphWriter:
         self.graph.node.append(node)
         return output
 
-    def reduce(self, operator: str, tensor: str, axis: int, name: str) -> str:
-        """Reduce one axis away; opset 13 (ReduceSum), 18 (others) made `axes` an input."""
+    def reduce(self, operator: str, tensor: str, axis: int, name: str, keep: bool = False) -> str:
+        """Reduce one axis, away or to 1; opset 13 (ReduceSum), 18 (others) made `axes` an input."""
         if self.opset >= (13 if operator == "ReduceSum" else 18):
             axes = self.constant(f"{name}_axes", np.array([axis], np.int64))
-            return self.node(operator, [tensor, axes], name, keepdims=0)
-        return self.node(operator, [tensor], name, axes=[axis], keepdims=0)
+            return self.node(operator, [tensor, axes], name, keepdims=int(keep))
+        return self.node(operator, [tensor], name, axes=[axis], keepdims=int(keep))
+
+    def smallest(self, tensor: str, count: int, name: str) -> str:
+        """Keep the `count` smallest values of each row, ascending: (batch, C) -> (batch, count)."""
+        from onnx import helper
+
+        inputs = [tensor, self.constant(f"{name}_count", np.array([count], np.int64))]
+        output = f"{self._prefix}{name}"
+        outputs = [output, f"{output}_places"]
+        self.graph.node.append(
+            helper.make_node("TopK", inputs, outputs, f"{output}_TopK", axis=1, largest=0, sorted=1)
+        )
+        return output
 
     def unsqueeze(self, tensor: str, axis: int, name: str) -> str:
         """Insert an axis; opset 13 moved the axes from an attribute to an input."""

@@ -8,12 +8,14 @@ rounded to float16 in both places, so that the cache holds exactly what a served
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from models.graph_writer import GraphWriter, default_opset
+from models.scores import ScoreRule, add_score, exit_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +29,7 @@ FLOAT16_MAX = 65504.0
 
 def output_name(exit_number: int, kind: OutputKind) -> str:
     """Name of a head's tensor in every bundle's graph, e.g. `exit2_score`."""
-    return f"exit{exit_number}_{kind}"
+    return exit_tensor(exit_number, kind)
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,17 @@ class HeadCalibration:
     """Turns one exit's logits z into its answer.
 
     probability = sigmoid(scale * z + offset); a label is in the set when its probability reaches
-    its threshold.
+    its threshold, or when it was frozen in it.
 
     scale, offset : float (L,), Platt scaling per label
     thresholds : float (L,), inside (0, 1)
+    score : how the row's score is computed, and whether labels freeze
     """
 
     scale: np.ndarray
     offset: np.ndarray
     thresholds: np.ndarray
+    score: ScoreRule = field(default_factory=ScoreRule)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,8 @@ def attach_heads(
 ) -> onnx.ModelProto:
     """Append probabilities, label set and score to every `exit{k}_logits` of the graph.
 
-    The score of a row is the smallest margin over its labels: the distance of the probability to
-    its threshold, divided by the largest distance possible on that side. It is 0 on the edge of
-    another label set and 1 where every label is certain.
+    What a score is, and how labels freeze: see `models.scores`. A head whose rule looks back reads
+    tensors of the exit before it; `models.scores.score_state` names those that must cross the cut.
 
     Parameters
     ----------
@@ -76,6 +79,11 @@ def attach_heads(
     -------
     A new graph with outputs `exit{k}_logits`, `exit{k}_probabilities` float32 (batch, L),
     `exit{k}_labels` bool (batch, L) and `exit{k}_score` float32 (batch,), and no other.
+
+    Raises
+    ------
+    ValueError
+        When labels freeze at an exit but not at the one before it, or a gate does not fit its exit.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -84,8 +92,9 @@ def attach_heads(
     headed.CopyFrom(model)
     del headed.graph.output[:]
     opset = default_opset(model)
+    _check_freezing(calibrations)
     for number, calibration in enumerate(calibrations, start=1):
-        _attach_head(GraphWriter(headed.graph, f"exit{number}_", opset), number, calibration)
+        _attach_head(GraphWriter(headed.graph, exit_tensor(number, ""), opset), number, calibration)
         wide: list[str | int | None] = ["batch", len(calibration.thresholds)]
         outputs: dict[OutputKind, tuple[int, list[str | int | None]]] = {
             "logits": (TensorProto.FLOAT, wide),
@@ -137,41 +146,55 @@ def head_model(width: int, layers: HeadLayers | None) -> onnx.ModelProto:
     width : columns of the feature: float16 (batch, width), or the logits themselves as float32
     layers : None where the feature is the logits already
     """
+    return _heads_alone(["feature"], [width], [layers])
+
+
+def chain_model(widths: Sequence[int], layers: Sequence[HeadLayers | None]) -> onnx.ModelProto:
+    """K heads on their own: `feature{k}` -> `exit{k}_logits` for k = 1..K, each as `head_model`."""
+    return _heads_alone([f"feature{k + 1}" for k in range(len(widths))], widths, layers)
+
+
+def _heads_alone(
+    features: Sequence[str], widths: Sequence[int], layers: Sequence[HeadLayers | None]
+) -> onnx.ModelProto:
     from onnx import TensorProto, helper
 
-    def value(name: str, element: int, columns: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, element, ["batch", columns])
-
     graph = helper.make_graph([], "head", [], [])
-    writer = GraphWriter(graph, "exit1_", OPSET)
-    if layers is None:
-        graph.input.append(value("feature", TensorProto.FLOAT, width))
-        writer.node("Identity", ["feature"], "logits")
-        labels = width
-    else:
-        graph.input.append(value("feature", TensorProto.FLOAT16, width))
-        add_logits(writer, "feature", layers)
-        labels = len(layers.biases[-1])
-    graph.output.append(value("exit1_logits", TensorProto.FLOAT, labels))
+    for number, (feature, width, head) in enumerate(
+        zip(features, widths, layers, strict=True), start=1
+    ):
+        writer = GraphWriter(graph, exit_tensor(number, ""), OPSET)
+        if head is None:
+            writer.node("Identity", [feature], "logits")
+        else:
+            add_logits(writer, feature, head)
+        element = TensorProto.FLOAT if head is None else TensorProto.FLOAT16
+        labels = width if head is None else len(head.biases[-1])
+        graph.input.append(helper.make_tensor_value_info(feature, element, ["batch", width]))
+        logits = output_name(number, "logits")
+        graph.output.append(
+            helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["batch", labels])
+        )
     opset = helper.make_opsetid("", OPSET)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
+def _check_freezing(calibrations: Sequence[HeadCalibration]) -> None:
+    freezes = [calibration.score.freeze for calibration in calibrations]
+    for number, (before, here) in enumerate(pairwise(freezes), start=2):
+        if here and not before:
+            raise ValueError(
+                f"labels freeze at exit {number} but not at exit {number - 1}, which would have to "
+                "say which labels were clear: let both freeze labels, or neither"
+            )
 
 
 def _attach_head(writer: GraphWriter, number: int, calibration: HeadCalibration) -> None:
     def constant(name: str, value: np.ndarray) -> str:
         return writer.constant(name, value.astype(np.float32))
 
-    node = writer.node
-    scaled = node(
-        "Mul", [output_name(number, "logits"), constant("scale", calibration.scale)], "scaled"
-    )
-    shifted = node("Add", [scaled, constant("offset", calibration.offset)], "shifted")
-    probabilities = node("Sigmoid", [shifted], "probabilities")
-    thresholds = constant("thresholds", calibration.thresholds)
-    below = node("Less", [probabilities, thresholds], "below")
-    node("Not", [below], "labels")
-    # in float32, so that no margin is larger than its room
-    room_above = constant("room_above", 1 - calibration.thresholds.astype(np.float32))
-    room = node("Where", [below, thresholds, room_above], "room")
-    distance = node("Abs", [node("Sub", [probabilities, thresholds], "gap")], "distance")
-    writer.reduce("ReduceMin", node("Div", [distance, room], "margin"), 1, "score")
+    logits = output_name(number, "logits")
+    scaled = writer.node("Mul", [logits, constant("scale", calibration.scale)], "scaled")
+    shifted = writer.node("Add", [scaled, constant("offset", calibration.offset)], "shifted")
+    writer.node("Sigmoid", [shifted], "probabilities")
+    add_score(writer, number, calibration, calibration.score)

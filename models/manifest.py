@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from models.measurements import Costs, Measurement, Profile, ScoreChoice, Share, ThresholdCurve
 from models.policy import Policy
 from models.preprocessing import NumberPreprocessing, Preprocessing, TensorSpec
 from models.record import Record
 
-Share = Annotated[float, Field(ge=0, le=1)]
+GuaranteeKind = Literal["set-agreement", "hamming", "sample-f1", "micro-f1"]
+Level = Annotated[float, Field(gt=0, lt=1)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -28,83 +30,56 @@ class Exit(Record):
     """A row leaves here when its score reaches it; None when the exit is off, and at the last."""
 
 
-class Certificate(Record):
-    """What the policy may lose at most, with which probability, and how that was shown."""
+class Promise(Record):
+    """One loss that the policy keeps within epsilon."""
 
-    guarantee: Literal["set-agreement", "sample-f1"]
+    guarantee: GuaranteeKind
     against: Literal["model", "labels"]
-    epsilon: Annotated[float, Field(gt=0, lt=1)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
+    epsilon: Level
+    mean_loss: float
+    """Of the deployed policy on the certify split; negative where it is better than the model."""
+    p_value: Share
+    """Of the deployed policy; 1 where none could be certified."""
+
+
+class LabelFloor(Record):
+    """A label under `--per-label`: promised, or with too few positives to promise anything."""
+
+    label: str
+    positives: int
+    """On the certify split."""
+    needed: int
+    """The fewest positives with which a promise is possible."""
+    mean_loss: float | None
+    """Share of the positives lost; None where nothing is promised."""
+
+
+class Certificate(Record):
+    """What the policy may lose at most, with which probability, and how that was shown.
+
+    All promises hold together with probability 1 - delta.
+    """
+
+    promises: Annotated[tuple[Promise, ...], Field(min_length=1)]
+    delta: Level
     method: str
     certified: bool
     """False: no early exit could be certified, the full-depth policy is deployed."""
     rows: int
-    mean_loss: Annotated[float, Field(ge=-1, le=1)]
-    """Of the deployed policy, over the rows of the certify split."""
-    p_value: Share
+    label_epsilon: Level | None
+    """What each label may lose, where labels were promised one by one."""
+    label_floor: tuple[LabelFloor, ...]
     policies_on_path: int
     policies_passed: int
     sentence: str
 
 
-class Distance(Record):
-    """A W-distance in the unit of the probabilities (a root, not squared), and its spread.
-
-    The spread is the standard deviation over repeated sub-samples or draws of projections.
-    """
-
-    value: Annotated[float, Field(ge=0)]
-    spread: Annotated[float, Field(ge=0)]
-
-
-class LayerProfile(Record):
-    """What was measured at one candidate layer, as if all rows were answered there."""
+class Decision(Record):
+    """Why a candidate layer has an exit, or has none."""
 
     layer: str
-    w_teacher: Distance
-    w_teacher_sliced: Distance
-    w_labels: Distance
-    w_labels_sliced: Distance
-    micro_f1: Share
-
-
-class ExitProfile(LayerProfile):
-    """What was measured at one exit of the deployed policy."""
-
-    exit: int
-    share_leaving: Share
-    time: Annotated[float, Field(ge=0)]
-    """Stage time of a row that leaves here, as a share of full depth, at the largest batch."""
-
-
-class PolicyQuality(Record):
-    """What a policy gives on one split, beside the full model."""
-
-    micro_f1: Share
-    micro_f1_full_depth: Share
-    set_agreement: Share
-    computed_time: Annotated[float, Field(ge=0)]
-    """Mean stage time of a row as a share of full depth, at the largest batch of `Costs`."""
-    computed_time_single: Annotated[float, Field(ge=0)]
-    """The same at batch 1."""
-
-
-class Measurement(Record):
-    """The deployed policy and its exits on the test split."""
-
-    exits: tuple[ExitProfile, ...]
-    policy: PolicyQuality
-
-
-class Costs(Record):
-    """Measured stage times: medians, one thread."""
-
-    machine: str
-    batch_rows: tuple[int, ...]
-    stage_milliseconds: tuple[tuple[float, ...], ...]
-    """[stage][batch]: milliseconds of one run of the stage at that batch."""
-    beyond_milliseconds: tuple[float, ...]
-    """[batch]: of the layers behind the last exit, which the bundle leaves out; 0 if none."""
+    exit: int | None
+    reason: str
 
 
 class SplitFacts(Record):
@@ -117,18 +92,22 @@ class SplitFacts(Record):
 class Manifest(Record):
     """`manifest.json`. `digest` covers every other field, `files` every other file."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     name: str
     labels: tuple[str, ...]
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     preprocessing: Preprocessing = NumberPreprocessing()
     exits: tuple[Exit, ...]
+    score: ScoreChoice
     certificate: Certificate
-    profile: tuple[LayerProfile, ...]
-    """Every candidate layer on the tune split, in depth order; the last is full depth."""
+    profile: Profile
+    placement: tuple[Decision, ...]
+    """One per candidate layer."""
+    threshold_curves: tuple[ThresholdCurve, ...]
     test: Measurement
     costs: Costs
     splits: dict[str, SplitFacts]
+    warnings: tuple[str, ...] = ()
     facts: dict[str, Any]
     """Training and calibration: seed, options, versions."""
     files: dict[str, Digest] = Field(default_factory=dict)

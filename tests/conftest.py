@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, digits: Dataset, progress: 
     """Epsilon is wide because six short epochs teach little: rows must leave at several exits."""
     return build_demo(
         tmp_path_factory.mktemp("bundles") / "digits",
-        GuaranteeOptions(epsilon=0.25),
+        GuaranteeOptions(epsilons=(0.25,)),
         progress,
         dataset=digits,
         training={"epochs": 6, "batch": 64},

@@ -10,15 +10,24 @@ from models.runtime import open_session
 
 
 def residual_mlp(
-    blocks: int, width: int = 8, labels: int = 3, scopes: bool = True, seed: int = 0
+    blocks: int,
+    width: int = 8,
+    labels: int = 3,
+    scopes: bool = True,
+    seed: int = 0,
+    inner: int | None = None,
 ) -> onnx.ModelProto:
-    """x -> (x + relu(x W) V) per block -> logits; every block has two products."""
+    """x -> (x + relu(x W) V) per block -> logits; every block has two products.
+
+    A large `inner` width makes blocks slow, so that skipping them pays.
+    """
+    inner = inner or width
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
     carry = "x"
     for k in range(blocks):
-        for name in ("up", "down"):
-            value = rng.normal(size=(width, width)).astype(np.float32) / 4
+        for name, shape in (("up", (width, inner)), ("down", (inner, width))):
+            value = rng.normal(size=shape).astype(np.float32) / 4 * (width / shape[0]) ** 0.5
             weights.append(numpy_helper.from_array(value, f"{name}{k}"))
         nodes += [
             helper.make_node("MatMul", [carry, f"up{k}"], [f"wide{k}"]),

@@ -30,7 +30,7 @@ NAMES = ("red", "green", "blue")
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return residual_mlp(4, width=12)
+    return residual_mlp(4, width=12, inner=8000)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def build(
     calibration = CalibrationOptions(
         name="tiny",
         features=PassOptions(folder / "cache", lanes=1),
-        guarantee=GuaranteeOptions(epsilon=0.1),
+        guarantee=GuaranteeOptions(epsilons=(0.1,)),
         heads=HeadOptions(hidden=32, batch=64, max_epochs=25),
     )
     return build_bundle(
@@ -74,10 +74,10 @@ def test_the_bundle_is_whole_and_says_what_it_is(built: Bundle) -> None:
     manifest = built.manifest
     assert manifest.labels == NAMES
     assert [spec.name for spec in manifest.inputs] == ["x"]
-    layers = [profile.layer for profile in manifest.profile]
+    layers = [profile.layer for profile in manifest.profile.layers]
     assert set(layers) <= {*(f"net.blocks.{k}" for k in range(4)), "full depth"}
     assert len(layers) > 2
-    assert manifest.certificate.against == "model"
+    assert manifest.certificate.promises[0].against == "model"
     assert manifest.exits[-1].layer == "full depth"
 
 
@@ -100,7 +100,9 @@ def test_what_is_certified_is_what_the_stages_serve(built: Bundle, folder: Path)
     labels = np.stack([exit_answers.labels for exit_answers in answers])
     differ = (labels[exits - 1, np.arange(len(rows))] != answers[-1].labels).any(axis=1)
     assert built.manifest.certificate.rows == len(rows)
-    assert differ.mean() == pytest.approx(built.manifest.certificate.mean_loss, abs=2 / len(rows))
+    assert differ.mean() == pytest.approx(
+        built.manifest.certificate.promises[0].mean_loss, abs=2 / len(rows)
+    )
 
 
 def test_rows_leave_early_and_the_time_says_so(built: Bundle) -> None:
@@ -111,14 +113,17 @@ def test_rows_leave_early_and_the_time_says_so(built: Bundle) -> None:
     assert sum(shares) == pytest.approx(1)
     times = [profile.time for profile in measured.exits]
     assert times == sorted(times)
-    assert times[-1] == pytest.approx(1)
+    whole = built.manifest.costs.whole_milliseconds[-1]
+    stages = sum(stage[-1] for stage in built.manifest.costs.stage_milliseconds)
+    assert times[-1] == pytest.approx(stages / whole)
 
 
 def test_a_model_without_a_head_gets_one_and_may_be_cut_short(folder: Path, tmp_path: Path) -> None:
     source = ModelOptions(str(folder / "model.onnx"), output="carry3", has_head=False)
     manifest = build(folder, tmp_path / "out", source=source).manifest
-    assert (manifest.certificate.guarantee, manifest.certificate.against) == ("sample-f1", "labels")
-    nearest = min(manifest.profile, key=lambda profile: profile.w_labels.value)
+    (promise,) = manifest.certificate.promises
+    assert (promise.guarantee, promise.against) == ("sample-f1", "labels")
+    nearest = min(manifest.profile.layers, key=lambda layer: layer.to_labels.w2.value)
     assert manifest.certificate.certified
     assert manifest.exits[-1].layer == nearest.layer
     assert (nearest.layer == "full depth") == (not any(manifest.costs.beyond_milliseconds))
@@ -129,7 +134,7 @@ def test_a_teachers_file_is_learned_from_and_measured_against(folder: Path, tmp_
     np.save(tmp_path / "teacher.npy", y * 0.8 + 0.1)
     source = ModelOptions(str(folder / "model.onnx"), teacher=str(tmp_path / "teacher.npy"))
     manifest = build(folder, tmp_path / "out", source=source).manifest
-    assert manifest.profile[-1].w_teacher.value > 0
+    assert manifest.profile.layers[-1].to_teacher.w2.value > 0
 
 
 @pytest.mark.parametrize(
@@ -237,3 +242,15 @@ def test_labels_that_are_not_the_models_are_named() -> None:
 def test_a_certified_bundle_has_no_exit_that_its_policy_turned_off(built: Bundle) -> None:
     assert built.manifest.certificate.certified
     assert None not in built.manifest.policy.thresholds
+
+
+def test_exits_of_a_model_that_is_too_quick_do_not_pay_and_say_so(tmp_path: Path) -> None:
+    quick = residual_mlp(3, width=12)
+    onnx.save(quick, tmp_path / "quick.onnx")
+    x, labels = labelled_rows(quick, 1500)
+    np.savez(tmp_path / "data.npz", x=x, y=labels)
+    source = ModelOptions(str(tmp_path / "quick.onnx"))
+    manifest = build(tmp_path, tmp_path / "out", source=source).manifest
+    assert manifest.depth == 1
+    assert any("does not pay" in decision.reason for decision in manifest.placement)
+    assert "no early exit is left" in manifest.certificate.sentence

@@ -1,200 +1,236 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
+from mapie.risk_control import BinaryClassificationController, FWERFixedSequenceTesting
 
-from calibration.certificate import (
-    betting_p_value,
-    binomial_p_value,
-    certify,
-    fixed_sequence,
-    rows_needed,
-)
-from calibration.guarantee import (
-    Guarantee,
-    GuaranteeOptions,
-    Loss,
-    pairwise_loss,
-    sample_f1,
-    set_loss,
-)
+from calibration.certificate import certify, check_rows, fixed_sequence
+from calibration.guarantee import Against, Guarantee, Guarantees
+from calibration.p_values import binomial_p_value
 from models.errors import CalibrationError
-from models.manifest import Certificate
+from models.manifest import Certificate, GuaranteeKind
 from models.policy import Policy
 from models.runtime import Answers
 
-EPSILON, DELTA = 0.1, 0.05
-SIMULATIONS, ROWS = 500, 400
+EPSILON, DELTA, ROWS = 0.1, 0.05, 512
 PATH = [Policy((float(threshold),)) for threshold in np.linspace(0.98, 0, 50)]
-AGREEMENT = Guarantee("set-agreement", "model", EPSILON, DELTA)
-REGRET = Guarantee("set-agreement", "labels", EPSILON, DELTA)
+AGREEMENT = Guarantee("set-agreement", "model", EPSILON)
+REGRET = Guarantee("set-agreement", "labels", EPSILON)
+HAMMING = Guarantee("hamming", "model", EPSILON)
+NAMES = ("common", "rare")
+
+
+def simulated(seed: int, rows: int = ROWS) -> list[Answers]:
+    """Two exits; at score s the early one misses the common label with chance (1 - s) / 2."""
+    rng = np.random.default_rng(seed)
+    score = rng.random(rows).astype(np.float32)
+    full = np.ones((rows, 2), bool)
+    full[:, 1] = np.arange(rows) < 20
+    early = full.copy()
+    early[:, 0] = rng.random(rows) >= (1 - score) / 2
+    return [Answers(sets.astype(np.float32), sets, score) for sets in (early, full)]
 
 
 def certified(
     answers: list[Answers],
-    path: list[Policy] = PATH,
-    guarantee: Guarantee = AGREEMENT,
-    seed: int = 0,
+    *promises: Guarantee,
+    path: Sequence[Policy] = PATH,
+    label_epsilon: float | None = None,
 ) -> tuple[Policy, Certificate]:
-    truth = answers[-1].labels
-    return certify(path, answers, truth, guarantee, np.random.default_rng(seed))
+    """The certificate where the full model is right on all rows."""
+    guarantees = Guarantees(promises or (AGREEMENT,), DELTA, label_epsilon)
+    rng = np.random.default_rng(0)
+    return certify(path, answers, answers[-1].labels, guarantees, NAMES, rng)
 
 
-@pytest.mark.parametrize(("losses", "rows"), [(0, 50), (3, 200), (20, 200), (200, 200)])
-def test_p_value_equals_scipys_exact_test(losses: int, rows: int) -> None:
-    expected = binomtest(losses, rows, EPSILON, alternative="less").pvalue
-    assert binomial_p_value(losses, rows, EPSILON) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("rows", "tolerated"), [(300, 0), (500, 1), (1000, 4), (5000, 38)])
-def test_known_numbers_of_tolerated_losses(rows: int, tolerated: int) -> None:
-    assert (
-        binomial_p_value(tolerated, rows, 0.01)
-        <= 0.05
-        < binomial_p_value(tolerated + 1, rows, 0.01)
-    )
+def lost_under(policy: Policy, answers: list[Answers]) -> int:
+    """Rows whose set under the policy is not the full model's."""
+    early, full = answers
+    return int(((early.labels != full.labels).any(axis=1) & policy.leaves(1, early.score)).sum())
 
 
 def test_fixed_sequence_stops_before_the_first_failure() -> None:
     assert fixed_sequence([0.01, 0.04, 0.06, 0.001], delta=0.05) == 2
     assert fixed_sequence([0.5, 0.01], delta=0.05) == 0
     assert fixed_sequence([0.01], delta=0.05) == 1
+    assert fixed_sequence([0.05], delta=0.05) == 1
+    assert fixed_sequence([], delta=0.05) == 0
 
 
-def simulate(rng: np.random.Generator, rows: int) -> list[Answers]:
-    """Two exits over one label; at score s the early exit errs with probability (1 - s) / 2."""
-    score = rng.random(rows).astype(np.float32)
-    right = np.ones((rows, 1), bool)
-    early = right ^ (rng.random((rows, 1)) < (1 - score[:, None]) / 2)
-    probabilities = np.ones((rows, 1), np.float32)
-    return [Answers(probabilities, early, score), Answers(probabilities, right, score)]
+def test_fixed_sequence_asks_for_no_p_value_behind_a_failure() -> None:
+    asked = iter([0.01, 0.2, 0.01])
+    assert fixed_sequence(asked, delta=0.05) == 1
+    assert list(asked) == [0.01]
 
 
-def true_risk(policy: Policy) -> float:
-    """Integral of (1 - s) / 2 over the scores from the threshold to 1."""
-    threshold = policy.thresholds[0]
-    return 0.0 if threshold is None else (1 - threshold) ** 2 / 4
+@given(st.lists(st.floats(0, 0.2), min_size=1, max_size=30), st.floats(0.01, 0.19))
+def test_fixed_sequence_rejects_what_mapies_does(p_values: list[float], delta: float) -> None:
+    theirs = FWERFixedSequenceTesting(n_starts=1).run(np.array(p_values), delta)
+    assert theirs.tolist() == list(range(fixed_sequence(p_values, delta)))
 
 
-def naive_choice(answers: list[Answers]) -> Policy:
-    """What a certificate is not: the most eager policy with a loss of at most epsilon here."""
-    early, last = answers
-    differs = (early.labels != last.labels).any(axis=1)
-    losses = [float(np.mean(differs & policy.leaves(1, early.score))) for policy in PATH]
-    return PATH[int(np.flatnonzero(np.array(losses) <= EPSILON)[-1])]
+@pytest.mark.parametrize("seed", range(10))
+def test_the_policies_that_pass_are_those_of_mapies_controller(seed: int) -> None:
+    """Its risk is the share of rows that leave with a set other than the full model's."""
+    answers = simulated(seed)
+    early, full = answers
+    differs = (early.labels != full.labels).any(axis=1)
+    score = np.where(differs, early.score, np.float32(-1))  # -1 reaches no threshold
+    thresholds = np.array([policy.thresholds[0] for policy in PATH], np.float32)
+    controller = BinaryClassificationController(
+        lambda rows: np.stack([1 - score, score], axis=1)[rows],
+        "predicted_positive_fraction",
+        EPSILON,
+        confidence_level=1 - DELTA,
+        best_predict_param_choice="predicted_positive_fraction",
+        list_predict_params=thresholds,
+        fwer_method="fixed_sequence",
+    )
+    controller.calibrate(np.arange(ROWS), np.zeros(ROWS, int))
+    policy, certificate = certified(answers)
+    passed = len(controller.valid_predict_params)
+    np.testing.assert_array_equal(controller.valid_predict_params, thresholds[:passed])
+    assert certificate.policies_passed == passed
+    assert policy == PATH[passed - 1]
+    theirs = controller.p_values[passed - 1].item()
+    assert certificate.promises[0].p_value == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("guarantee", [AGREEMENT, REGRET], ids=["binomial", "betting"])
-def test_certified_policies_break_their_promise_at_most_as_often_as_said(
-    guarantee: Guarantee,
-) -> None:
-    rng = np.random.default_rng(0)
-    broken, naively_broken = 0, 0
-    for _ in range(SIMULATIONS):
-        answers = simulate(rng, ROWS)
-        policy, _ = certified(answers, guarantee=guarantee)
-        broken += true_risk(policy) > EPSILON
-        naively_broken += true_risk(naive_choice(answers)) > EPSILON
-    allowed = DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / SIMULATIONS)
-    assert broken / SIMULATIONS <= allowed
-    assert naively_broken / SIMULATIONS > 2 * allowed  # the simulation can tell
-
-
-def test_the_last_passing_policy_is_deployed() -> None:
-    answers = simulate(np.random.default_rng(1), ROWS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_last_passing_policy_is_deployed(seed: int) -> None:
+    answers = simulated(seed)
     policy, certificate = certified(answers)
     passed = certificate.policies_passed
+    assert 0 < passed < len(PATH)
+    assert certificate.policies_on_path == len(PATH)
     assert policy == PATH[passed - 1]
-    losses = round(certificate.mean_loss * ROWS)
-    assert binomial_p_value(losses, ROWS, EPSILON) == certificate.p_value <= DELTA
-    _, beyond = certified(answers, PATH[passed:])
+    p_values = [binomial_p_value(lost_under(p, answers), ROWS, EPSILON) for p in PATH]
+    assert max(p_values[:passed]) <= DELTA < p_values[passed]
+    (promise,) = certificate.promises
+    assert promise.p_value == p_values[passed - 1]
+    assert promise.mean_loss == pytest.approx(lost_under(policy, answers) / ROWS)
+    _, beyond = certified(answers, path=PATH[passed:])
     assert not beyond.certified
 
 
-def test_nothing_certified_deploys_full_depth_and_says_how_many_rows_it_takes() -> None:
-    answers = simulate(np.random.default_rng(2), rows=20)
-    strict = Guarantee("set-agreement", "model", 0.01, DELTA)
-    policy, certificate = certified(answers, guarantee=strict)
+def test_a_path_that_passes_whole_deploys_its_most_eager_policy() -> None:
+    cautious = PATH[:10]
+    policy, certificate = certified(simulated(1), path=cautious)
+    assert policy == cautious[-1]
+    assert certificate.policies_passed == 10
+
+
+@pytest.mark.parametrize("path", [[], [Policy((0.0,))]], ids=["empty", "too eager"])
+@pytest.mark.parametrize("label_epsilon", [None, 0.05])
+def test_nothing_certified_deploys_full_depth(
+    path: list[Policy], label_epsilon: float | None
+) -> None:
+    policy, certificate = certified(simulated(2), path=path, label_epsilon=label_epsilon)
     assert policy == Policy.full(2)
     assert not certificate.certified
-    assert certificate.mean_loss == 0
-    assert "299 certify rows" in certificate.sentence
+    assert certificate.policies_passed == 0
+    assert [(p.mean_loss, p.p_value) for p in certificate.promises] == [(0, 1)]
+    assert all(label.mean_loss is None for label in certificate.label_floor)
+    assert "full-depth policy is deployed" in certificate.sentence
 
 
-def test_a_hopeless_rate_is_called_hopeless() -> None:
-    answers = simulate(np.random.default_rng(2), ROWS)
-    _, certificate = certified(answers, [Policy((0.0,))])
-    assert "no number of rows" in certificate.sentence
-
-
-@pytest.mark.parametrize(("rate", "epsilon"), [(0.0, 0.01), (0.0, 0.02), (0.01, 0.02)])
-def test_rows_needed_is_enough_and_no_less(rate: float, epsilon: float) -> None:
-    needed = rows_needed(rate, epsilon, DELTA)
-    assert needed is not None
-    assert binomial_p_value(round(rate * needed), needed, epsilon) <= DELTA
-    assert binomial_p_value(round(rate * (needed - 1)), needed - 1, epsilon) > DELTA
-
-
-@pytest.mark.parametrize("level", [0, 1, -0.1, 2, float("nan")])
-def test_levels_outside_zero_and_one_are_refused(level: float) -> None:
-    with pytest.raises(CalibrationError, match="epsilon is"):
-        GuaranteeOptions(epsilon=level)
-    with pytest.raises(CalibrationError, match="delta is"):
-        Guarantee(delta=level)
-
-
-def test_betting_rejects_a_loss_as_large_as_epsilon_no_more_often_than_delta() -> None:
-    """The hypothesis at its edge, with losses in [-1, 1] that are mostly nothing."""
-    rng = np.random.default_rng(3)
-    values, chances = np.array([-1.0, 0.0, 1.0]), [0.1, 0.7, 0.2]  # mean 0.1
-    p_values = [
-        betting_p_value(rng.choice(values, 300, p=chances), EPSILON, lowest=-1.0, delta=DELTA)
-        for _ in range(2000)
+@pytest.mark.parametrize("seed", range(5))
+def test_several_promises_pass_only_where_each_one_does(seed: int) -> None:
+    answers = simulated(seed)
+    strict = Guarantee("hamming", "model", 0.03)
+    _, both = certified(answers, AGREEMENT, strict)
+    alone = [certified(answers, promise)[1].policies_passed for promise in (AGREEMENT, strict)]
+    assert both.policies_passed == min(alone)
+    assert [(p.guarantee, p.epsilon) for p in both.promises] == [
+        ("set-agreement", EPSILON),
+        ("hamming", 0.03),
     ]
-    allowed = DELTA + 3 * np.sqrt(DELTA * (1 - DELTA) / len(p_values))
-    assert np.mean(np.array(p_values) <= DELTA) <= allowed
-    clearly_less = betting_p_value(np.zeros(300), EPSILON, lowest=-1.0, delta=DELTA)
-    assert clearly_less < DELTA
+    assert max(p.p_value for p in both.promises) <= DELTA
 
 
-def test_betting_never_calls_more_losses_better() -> None:
-    rng = np.random.default_rng(4)
-    losses = (rng.random(200) < 0.05).astype(float)
-    worse = np.maximum(losses, rng.random(200) < 0.05)
-    assert betting_p_value(losses, 0.2, 0.0, DELTA) <= betting_p_value(worse, 0.2, 0.0, DELTA)
+def test_a_label_that_loses_too_much_holds_the_policy_back() -> None:
+    answers = simulated(3)
+    _, alone = certified(answers)
+    policy, certificate = certified(answers, label_epsilon=0.05)
+    assert 0 < certificate.policies_passed < alone.policies_passed
+    common, rare = certificate.label_floor
+    assert common.mean_loss == pytest.approx(lost_under(policy, answers) / ROWS)
+    assert binomial_p_value(round(common.mean_loss * ROWS), ROWS, 0.05) <= DELTA
+    assert (rare.positives, rare.mean_loss) == (20, None)
+    assert rare.needed == common.needed == 59
+    assert certificate.label_epsilon == 0.05
 
 
-def test_a_policy_better_than_the_full_model_has_a_negative_regret() -> None:
-    truth = np.array([[True, False], [True, True]])
-    full = np.array([[False, False], [True, False]])
-    guarantee = Guarantee("sample-f1", "labels")
-    losses = guarantee.row_losses(truth, full, truth)
-    np.testing.assert_allclose(losses, [-1, -1 / 3])
-    assert guarantee.lowest == -1
-
-
-def test_f1_of_nothing_against_nothing_is_one() -> None:
-    nothing = np.zeros((1, 3), bool)
-    assert sample_f1(nothing, nothing).tolist() == [1]
-    assert sample_f1(nothing, ~nothing).tolist() == [0]
-
-
-@pytest.mark.parametrize("loss", ["set-agreement", "sample-f1"])
-def test_pairwise_losses_hold_the_rowwise_ones_on_their_diagonal(loss: Loss) -> None:
-    rng = np.random.default_rng(5)
-    one, other = rng.random((2, 30, 4)) < 0.3
-    pairs = pairwise_loss(loss, one, other)
-    np.testing.assert_allclose(np.diag(pairs), set_loss(loss, one, other), atol=1e-6)
-    np.testing.assert_allclose(pairs, pairwise_loss(loss, other, one).T, atol=1e-6)
+def test_the_order_of_the_rows_comes_from_the_generator_alone() -> None:
+    answers = simulated(4)
+    _, one = certified(answers, REGRET)
+    _, same = certified(answers, REGRET)
+    assert one == same
+    other = certify(
+        PATH, answers, answers[-1].labels, Guarantees((REGRET,)), NAMES, np.random.default_rng(1)
+    )[1]
+    assert other.promises[0].p_value != one.promises[0].p_value
 
 
 @pytest.mark.parametrize(
-    ("has_head", "expected"),
-    [(True, ("set-agreement", "model")), (False, ("sample-f1", "labels"))],
+    ("promises", "method"),
+    [
+        ((AGREEMENT,), "exact binomial p-values"),
+        ((REGRET,), "betting p-values for bounded losses"),
+        (
+            (AGREEMENT, HAMMING),
+            "exact binomial p-values and betting p-values for bounded losses, "
+            "the largest of them at each step",
+        ),
+    ],
 )
-def test_the_default_promise_follows_from_the_model(
-    has_head: bool, expected: tuple[str, str]
+def test_the_certificate_says_how_it_was_obtained(
+    promises: tuple[Guarantee, ...], method: str
 ) -> None:
-    guarantee = GuaranteeOptions().resolved(has_head)
-    assert (guarantee.loss, guarantee.against) == expected
+    _, certificate = certified(simulated(5), *promises)
+    assert certificate.method.startswith("Learn-then-Test: fixed-sequence testing")
+    assert certificate.method.endswith(f", {method}")
+    assert (certificate.rows, certificate.delta) == (ROWS, DELTA)
+
+
+@pytest.mark.parametrize("against", ["model", "labels"])
+@pytest.mark.parametrize("loss", ["set-agreement", "hamming", "sample-f1", "micro-f1"])
+def test_too_few_rows_are_refused_with_the_number_that_is_needed(
+    loss: GuaranteeKind, against: Against
+) -> None:
+    guarantees = Guarantees((Guarantee(loss, against, 0.05),), DELTA)
+    with pytest.raises(CalibrationError, match=rf"has 20 rows: for {loss} at epsilon 0\.05") as few:
+        check_rows(guarantees, 20, labels=2)
+    needed = int(str(few.value).split("at least ")[1].split()[0])
+    check_rows(guarantees, needed, labels=2)
+    with pytest.raises(CalibrationError, match="more rows, or raise --epsilon or --delta"):
+        check_rows(guarantees, needed - 1, labels=2)
+
+    def best(rows: int) -> bool:
+        """One label right on every row, and no row leaves early with another answer."""
+        sets = np.zeros((rows, 2), bool)
+        sets[:, 0] = True
+        exits = [Answers(sets.astype(np.float32), sets, np.ones(rows, np.float32))] * 2
+        rng = np.random.default_rng(0)
+        return certify(PATH, exits, sets, guarantees, NAMES, rng)[1].certified
+
+    assert best(needed)
+    assert not best(int(needed / 1.06) - 2)
+
+
+def test_the_promise_that_needs_most_rows_decides() -> None:
+    both = Guarantees((Guarantee(epsilon=0.1), Guarantee("hamming", "model", 0.01)), DELTA)
+    check_rows(both, 5000, labels=4)
+    with pytest.raises(CalibrationError, match=r"for hamming at epsilon 0\.01"):
+        check_rows(both, 200, labels=4)
+
+
+def test_rows_with_many_labels_are_enough_where_rows_with_one_are_not() -> None:
+    micro = Guarantees((Guarantee("micro-f1", "labels", 0.02),), DELTA)
+    with pytest.raises(CalibrationError, match="micro-f1"):
+        check_rows(micro, 1000, labels=14)
+    check_rows(micro, 1000, labels=14, size=4.2)

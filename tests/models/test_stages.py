@@ -9,7 +9,7 @@ import pytest
 
 from models.bundle import Bundle
 from models.errors import GraphError
-from models.graph import split_stages
+from models.graph import STAGE_OUTPUTS, split_stages
 from models.heads import output_name
 from models.runtime import StageRuntime, at_exits, open_session
 
@@ -76,6 +76,42 @@ def test_a_cut_that_leaves_a_tensor_behind_is_refused(model: onnx.ModelProto) ->
     # the logits of exit 1 do not lead to stage 2, which would have to read the image again
     with pytest.raises(GraphError, match="stage 2 reads tensor"):
         split_stages(model, [["exit1_logits"], ["carry2"], ["carry3"]])
+
+
+@pytest.fixture(params=["exit1_labels", "exit1_probabilities", "exit1_score"])
+def carried(request: pytest.FixtureRequest) -> str:
+    """An answer of exit 1 that crosses the cut behind it."""
+    return str(request.param)
+
+
+def carries_with(bundle: Bundle, carried: str) -> list[list[str]]:
+    first, *others = bundle.manifest.carries
+    return [[*(name for name in first if name != carried), carried], *map(list, others)]
+
+
+def test_an_answer_that_is_carried_on_is_given_once(
+    bundle: Bundle, model: onnx.ModelProto, carried: str
+) -> None:
+    carries = carries_with(bundle, carried)
+    stages = split_stages(model, carries)
+    for stage in stages:
+        names = [value.name for value in stage.graph.output]
+        assert len(set(names)) == len(names)
+        onnx.checker.check_model(stage, full_check=True)
+    answers = [output_name(1, kind) for kind in STAGE_OUTPUTS]
+    others = [name for name in carries[0] if name not in answers]
+    assert [value.name for value in stages[0].graph.output] == [*answers, *others]
+    assert [value.name for value in stages[1].graph.input] == carries[0]
+
+
+def test_a_carried_answer_reaches_the_next_stage(
+    bundle: Bundle, rows: np.ndarray, carried: str
+) -> None:
+    runtime = StageRuntime(bundle.model, carries_with(bundle, carried))
+    answers, carry = runtime.run(1, (rows[:3],))
+    np.testing.assert_array_equal(carry[-1], getattr(answers, carried.removeprefix("exit1_")))
+    deeper, _ = runtime.run(2, carry)
+    assert len(deeper) == 3
 
 
 def test_rows_are_answered_at_their_own_exit(runtime: StageRuntime, rows: np.ndarray) -> None:
