@@ -53,6 +53,7 @@ def certify(
     guarantees: Guarantees,
     names: tuple[str, ...],
     rng: np.random.Generator,
+    shares: np.ndarray | None = None,
 ) -> tuple[Policy, Certificate]:
     """Choose the last policy of the path that passes, on answers of the certify split.
 
@@ -63,12 +64,14 @@ def certify(
     truth : bool (n, L), the true label sets
     names : L, of the labels
     rng : orders the rows
+    shares : float (L,), share of positives of every label on other rows, which decides what labels
+        are promised one by one; see `LabelTests.of`
 
     Returns
     -------
     The policy to deploy (full depth where none passes) and its certificate.
     """
-    test = _Test(answers, truth, guarantees, rng)
+    test = _Test(answers, truth, guarantees, rng, shares)
     passed = fixed_sequence(
         (test.p_value(test.answered(policy)) for policy in path), guarantees.delta
     )
@@ -127,6 +130,7 @@ class _Test:
         truth: np.ndarray,
         guarantees: Guarantees,
         rng: np.random.Generator,
+        shares: np.ndarray | None,
     ) -> None:
         order = rng.permutation(len(truth))
         self._answers = [exit_answers.take(order) for exit_answers in answers]
@@ -140,6 +144,7 @@ class _Test:
                 guarantees.delta,
                 self.full,
                 self.truth,
+                shares,
             )
             if guarantees.label_epsilon is not None
             else None

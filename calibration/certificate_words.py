@@ -87,9 +87,8 @@ def refusal_sentence(
 def no_exit_sentence(*_: object) -> str:
     """There is no early exit to promise anything of."""
     return (
-        "There is nothing to certify: no early exit is left, and every row gets the full model's "
-        "answer. Why each layer has no exit is told under its name in the report and by "
-        "`offramp plan`."
+        "There is nothing to certify: no early exit is left. The full-depth policy is deployed; "
+        "the report and `offramp plan` tell for every layer why it has no exit."
     )
 
 

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import binom
 
-from calibration.encoded_rows import CHUNK_ROWS
 from calibration.guarantee import Guarantee
 from calibration.label_floor import LabelTests
 from calibration.measure import measure_answers
 from calibration.p_values import F1_SHARE, betting_p_value, micro_f1_interval
 from calibration.plan import is_truncated
-from calibration.splits import hash_rows, split_digests
-from models.encoders import open_encoder
+from calibration.splits import split_digests
 from models.errors import CalibrationError
-from models.runtime import Answers, StageRuntime, at_exits
+from models.runtime import at_exits
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from calibration.dataset import Dataset
-    from models.bundle import Bundle
-    from models.encoding import RawRows
+    from calibration.evaluation_rows import AnsweredRows
     from models.manifest import Manifest
     from models.measurements import Measurement
-
-
-@dataclass(frozen=True)
-class AnsweredRows:
-    """The answers of K exits to m rows of a data set; nothing else of the rows is kept.
-
-    rows : int (m,), which rows of the data set, ascending
-    hashes : uint64 (m,), of the raw rows
-    skipped : how many could not be answered
-    """
-
-    rows: np.ndarray
-    answers: list[Answers]
-    hashes: np.ndarray
-    skipped: int
 
 
 @dataclass(frozen=True)
@@ -83,55 +62,6 @@ class Evaluation:
     measured: Measurement
     promises: tuple[PromiseCheck, ...]
     known: tuple[str, ...]
-
-
-def answer_rows(
-    bundle: Bundle,
-    data: Dataset,
-    rows: np.ndarray,
-    progress: Progress,
-    batch: int = 32,
-    lanes: int = 1,
-    skip_bad: bool = False,
-) -> AnsweredRows:
-    """Run all stages over some rows of a data set.
-
-    Parameters
-    ----------
-    rows : int (n,), ascending
-    batch, lanes : rows per run, and cores
-    skip_bad : leave out rows that cannot be answered; else the first is a CalibrationError with
-        its place
-    """
-    manifest = bundle.manifest
-    encoder = open_encoder(manifest.preprocessing, manifest.inputs, bundle.files)
-    runtime = StageRuntime(bundle.model, manifest.carries, lanes)
-    count, shape = len(rows), (len(rows), len(manifest.labels))
-    kinds = ((shape, np.float32), (shape, np.bool_), (count, np.float32))
-    answers = [Answers(*(np.zeros(*kind) for kind in kinds)) for _ in range(runtime.depth)]
-    hashes, good = np.zeros(count, np.uint64), np.zeros(count, bool)
-    task = progress.add_task("answer rows", total=count)
-    for places, raw in _chunks(data, rows):
-        hashes[places] = hash_rows(raw)
-        encoded = encoder.encode(raw)
-        bad = {int(places[row]): fault for row, fault in encoded.bad.items()}
-        for group in encoded.groups:
-            at = places[group.rows]
-            for kept, found in zip(answers, runtime.all_exits(group.tensors, batch), strict=True):
-                kept.probabilities[at], kept.labels[at] = found.probabilities, found.labels
-                kept.score[at] = found.score
-            good[at] = np.isfinite([kept.score[at] for kept in answers]).all(axis=0)
-            bad |= dict.fromkeys(at[~good[at]].tolist(), "the model has no finite answer to it")
-        if bad and not skip_bad:
-            place, fault = min(bad.items())
-            raise CalibrationError(
-                f"{data.place(int(rows[place]))}: {fault}; correct or remove the row, or leave "
-                "out all such rows with --skip-bad"
-            )
-        progress.advance(task, len(places))
-    return AnsweredRows(
-        rows[good], [a.take(good) for a in answers], hashes[good], int((~good).sum())
-    )
 
 
 def evaluate_rows(manifest: Manifest, data: Dataset, answered: AnsweredRows) -> Evaluation:
@@ -236,15 +166,3 @@ def _known_splits(manifest: Manifest, data: Dataset, answered: AnsweredRows) -> 
     splits = np.zeros(len(truth), np.int8), data.split[answered.rows]  # as one, and as named
     found = {d for s in splits for d in split_digests(answered.hashes, truth, s).values()}
     return tuple(name for name, facts in manifest.splits.items() if facts.sha256 in found)
-
-
-def _chunks(data: Dataset, rows: np.ndarray) -> Iterator[tuple[np.ndarray, RawRows]]:
-    """The raw rows of `rows`, chunk by chunk, with their places among `rows`."""
-    start = 0
-    for raw in data.read(CHUNK_ROWS):
-        low, high = np.searchsorted(rows, (start, start + len(raw)))
-        chosen = rows[low:high] - start
-        if len(chosen):
-            taken = raw[chosen] if isinstance(raw, np.ndarray) else [raw[row] for row in chosen]
-            yield np.arange(low, high), taken
-        start += len(raw)

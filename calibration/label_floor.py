@@ -15,6 +15,8 @@ from calibration.guarantee import Against, Guarantee
 from calibration.p_values import betting_p_value, binomial_p_value, fewest_rows
 from models.manifest import LabelFloor
 
+SPREADS = 3  # standard deviations that a number of positives may fall below what is expected
+
 
 @dataclass(frozen=True)
 class LabelTests:
@@ -35,12 +37,28 @@ class LabelTests:
 
     @classmethod
     def of(
-        cls, against: Against, epsilon: float, delta: float, full: np.ndarray, truth: np.ndarray
+        cls,
+        against: Against,
+        epsilon: float,
+        delta: float,
+        full: np.ndarray,
+        truth: np.ndarray,
+        shares: np.ndarray | None = None,
     ) -> LabelTests:
-        """Tests against the full model's label sets or the true ones, bool (n, L) each."""
+        """Tests against the full model's label sets or the true ones, bool (n, L) each.
+
+        Parameters
+        ----------
+        shares : float (L,), share of positives on other rows: labels are tested that will hardly
+            have fewer than they need here. None: that have enough here, which keeps each label's
+            promise exact, but not quite that of all together, where one label's number of
+            positives goes with another's losses
+        """
         positive = full if against == "model" else truth
         needed = fewest_rows(Guarantee("set-agreement", against, epsilon), delta, truth.shape[1])
-        tested = np.flatnonzero(positive.sum(axis=0) >= needed)
+        expected = positive.sum(axis=0) if shares is None else len(truth) * shares
+        spread = 0.0 if shares is None else SPREADS * np.sqrt(expected)
+        tested = np.flatnonzero(expected - spread >= needed)
         return cls(against, epsilon, delta, positive, full, tested, needed)
 
     def losses(self, label: int, answers: np.ndarray) -> np.ndarray:

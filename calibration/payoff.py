@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from calibration.costs import time_until, without_exit
+from calibration.costs import without_exit
 from calibration.guarantee import Guarantees
 from calibration.placed_exits import PlacedExits
 from calibration.plan import Payoff, payoffs, traffic_of
 from calibration.steps import Steps
 from calibration.thresholds import policy_path
-from models.measurements import Costs
 from models.policy import Policy
 from models.runtime import at_exits
 
 ROUNDS = 9
-LEAST_SAVED = 1e-3
 
 
-def without_unpaying(
-    exits: PlacedExits, steps: Steps, guarantees: Guarantees
-) -> tuple[PlacedExits, Costs]:
+def without_unpaying(exits: PlacedExits, steps: Steps, guarantees: Guarantees) -> PlacedExits:
     """The exits that save more than they cost on the tune split, at the largest batch.
 
     Judged at the most eager policy of the path that keeps the promises on the tune split itself:
     about where the certificate will end. One exit goes at a time, the one that loses most.
-
-    Returns
-    -------
-    The exits, and what they cost by a first, short measurement.
     """
+    if exits.depth == 1:
+        return exits
     costs, _ = exits.assembled(ROUNDS)
     truth, full = steps.labels("tune"), exits.full("tune").labels
     while exits.depth > 1:
@@ -40,7 +32,7 @@ def without_unpaying(
             answered = at_exits(answers, policy.route(scores))  # noqa: B023
             return guarantees.kept(answered.labels, full, truth)
 
-        path = policy_path(exits.curves(answers), saved_time(costs))
+        path = policy_path(exits.curves(answers), exits.saved_time)
         eager = [policy for policy in path if kept(policy)]
         policy = eager[-1] if eager else path[0]
         worst = min(payoffs(traffic_of(policy, scores), costs), key=lambda p: p.saving - p.cost)
@@ -49,18 +41,13 @@ def without_unpaying(
         layer = exits.placement.exits[worst.exit - 1]
         exits = exits.moved(exits.placement.without({layer: unpaying(worst)}))
         costs = without_exit(costs, worst.exit)
-    return exits, costs
-
-
-def saved_time(costs: Costs) -> np.ndarray:
-    """What leaving at each early exit saves: float (K - 1,), shares of the whole model's time."""
-    until = time_until(costs)
-    saved: np.ndarray = np.maximum(until[-1] - until[:-1], LEAST_SAVED)
-    return saved
+    return exits
 
 
 def unpaying(payoff: Payoff) -> str:
     """Why an exit is left out."""
+    if not payoff.cost:
+        return "does not pay: no row would come there, all leave before it"
     return (
         f"does not pay: it would cost {payoff.cost:.2g} ms per row and save {payoff.saving:.2g} ms"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from calibration.certificate import check_rows
@@ -16,11 +17,11 @@ from calibration.manifest_parts import (
     recorded_versions,
 )
 from calibration.measure import measure_test
-from calibration.payoff import saved_time, without_unpaying
+from calibration.payoff import without_unpaying
 from calibration.placed_exits import PlacedExits
 from calibration.placement import place_exits
 from calibration.steps import Steps
-from calibration.thresholds import policy_path
+from calibration.thresholds import WCurve, policy_path
 from models.manifest import Manifest
 from models.measurements import Profile, ScoreKind
 from models.policy import Policy
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from calibration.layers import LayeredModel
     from calibration.options import CalibrationData, CalibrationOptions
     from calibration.placement import Placement
+    from models.manifest import Certificate
+    from models.runtime import Answers
 
 
 def profile_model(
@@ -89,33 +92,24 @@ def calibrate(
         options.keep_depth,
     )
     exits = PlacedExits(steps, guarantees, heads, placement, data.sample)
-    exits, first_costs = without_unpaying(exits, steps, guarantees)
+    exits = without_unpaying(exits, steps, guarantees)
     exits, score = exits.scored(_kinds(options), options.freeze_labels)
-    tuned = exits.answers("tune")
-    curves = exits.curves(tuned)
-    path = policy_path(curves, saved_time(first_costs))
-    policy, certificate = exits.certified(path)
-    kept = _used(exits, policy)
-    exits, policy, curves, path, tuned = (
-        exits.moved(_only(exits.placement, kept)),
-        _thinned(policy, kept),
-        [curves[k - 1] for k in kept[:-1]],
-        [_thinned(policy, kept) for policy in path],
-        [tuned[k - 1] for k in kept],
-    )
-    costs, model = exits.assembled()
+    chosen = _choose_policy(exits)
+    costs, model = chosen.exits.assembled()
     manifest = Manifest(
         name=options.name,
         labels=data.dataset.names,
         inputs=layered.inputs,
         preprocessing=data.preprocessing,
-        exits=recorded_exits(exits, policy),
+        exits=recorded_exits(chosen.exits, chosen.policy),
         score=score,
-        certificate=certificate,
+        certificate=chosen.certificate,
         profile=profile,
-        placement=recorded_decisions(layered, exits.placement),
-        threshold_curves=recorded_curves(curves),
-        test=measure_test(exits, steps, policy, path, tuned, costs, heads),
+        placement=recorded_decisions(layered, chosen.exits.placement),
+        threshold_curves=recorded_curves(chosen.curves),
+        test=measure_test(
+            chosen.exits, steps, chosen.policy, chosen.path, chosen.tune, costs, heads
+        ),
         costs=costs,
         splits=steps.split_facts(),
         warnings=tuple(warnings),
@@ -127,6 +121,44 @@ def calibrate(
         },
     )
     return manifest, model
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The policy to deploy, and the path that it was chosen from, over the exits that it uses.
+
+    tune : K, the exits' answers to the tune split
+    """
+
+    exits: PlacedExits
+    policy: Policy
+    certificate: Certificate
+    curves: list[WCurve]
+    path: list[Policy]
+    tune: list[Answers]
+
+
+def _choose_policy(exits: PlacedExits) -> _Chosen:
+    """Thresholds from W, then the certificate."""
+    tune, curves, path = _path(exits)
+    exits, policy, certificate = exits.certified(path)
+    if policy.depth > len(tune):  # full depth was put back
+        tune, curves, path = _path(exits)
+    kept = _used(exits, policy)
+    return _Chosen(
+        exits=exits.moved(_only(exits.placement, kept)),
+        policy=_thinned(policy, kept),
+        certificate=certificate,
+        curves=[curves[number - 1] for number in kept[:-1]],
+        path=[_thinned(policy, kept) for policy in path],
+        tune=[tune[number - 1] for number in kept],
+    )
+
+
+def _path(exits: PlacedExits) -> tuple[list[Answers], list[WCurve], list[Policy]]:
+    tune = exits.answers("tune")
+    curves = exits.curves(tune)
+    return tune, curves, policy_path(curves, exits.saved_time)
 
 
 def _open_steps(

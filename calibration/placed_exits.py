@@ -71,6 +71,13 @@ class PlacedExits:
         """Whether any exit's score reads the exit before it."""
         return any(head.calibration.score.looks_back for head in self._placed)
 
+    @property
+    def saved_time(self) -> np.ndarray:
+        """What leaving at each early exit saves: float (K - 1,), shares of the model's time."""
+        until = np.cumsum(self._steps.layered.milliseconds)[list(self.placement.exits)]
+        saved: np.ndarray = (until[-1] - until[:-1]) / until[-1]
+        return saved
+
     def moved(self, placement: Placement) -> PlacedExits:
         """The same heads under another placement."""
         return PlacedExits(self._steps, self._guarantees, self._heads, placement, self._sample)
@@ -84,7 +91,7 @@ class PlacedExits:
         placed, choice = choose_scores(
             self._columns("tune"),
             self._placed,
-            full if self._guarantees.against == "model" else truth,
+            self._target("tune"),
             lambda _, labels: self._guarantees.lost(labels, full, truth),
             kinds,
             freeze,
@@ -106,16 +113,18 @@ class PlacedExits:
 
     def curves(self, tune: Sequence[Answers]) -> list[WCurve]:
         """w_k(t) of every exit but the last, on the tune split."""
-        full, truth = self.full("tune"), self._steps.labels("tune")
-        target = full.labels if self._guarantees.against == "model" else truth
-        teacher = self._steps.teacher(full, "tune")
+        target = self._target("tune")
+        teacher = self._steps.teacher(self.full("tune"), "tune")
         return [
             threshold_curve(answers, tune[-1], target, teacher, self._guarantees)
             for answers in self._steps.track(tune[:-1], "W of thresholds")
         ]
 
-    def certified(self, path: Sequence[Policy]) -> tuple[Policy, Certificate]:
-        """The policy to deploy, and what it may lose to the full model."""
+    def certified(self, path: Sequence[Policy]) -> tuple[PlacedExits, Policy, Certificate]:
+        """The policy to deploy over these exits, and what it may lose to the full model.
+
+        Where the model ends early and nothing can be promised of that, full depth is put back.
+        """
         answers = self.answers("certify")
         if (
             self.placement.truncated
@@ -130,10 +139,13 @@ class PlacedExits:
             self._guarantees,
             self._steps.names,
             np.random.default_rng(self._steps.options.seed),
+            self._target("tune").mean(axis=0),
         )
-        if self.placement.truncated and certificate.certified:
-            policy = Policy(policy.thresholds[:-1])
-        return policy, certificate
+        if not self.placement.truncated:
+            return self, policy, certificate
+        if certificate.certified:
+            return self, Policy(policy.thresholds[:-1]), certificate
+        return self.moved(self.placement.at_full_depth()), policy, certificate
 
     def assembled(self, rounds: int = ROUNDS) -> tuple[Costs, bytes]:
         """Measured costs and the serialized model, checked against the cache."""
@@ -150,6 +162,12 @@ class PlacedExits:
             whole._model(deep), whole.carries, self._sample.tensors, progress, rounds
         )
         return without_last_stage(costs), model
+
+    def _target(self, split: str) -> np.ndarray:
+        """What losses are counted towards: the full model's label sets, or the true ones."""
+        if self._guarantees.against == "model":
+            return self.full(split).labels
+        return self._steps.labels(split)
 
     @property
     def _placed(self) -> list[LayerHead]:

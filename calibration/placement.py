@@ -33,6 +33,11 @@ class Placement:
         """Whether the full model lies beyond the last exit."""
         return self.exits[-1] != self.full_depth
 
+    def at_full_depth(self) -> Placement:
+        """With the full model as a further exit behind the last one."""
+        left_out = {k: reason for k, reason in self.left_out.items() if k != self.full_depth}
+        return Placement((*self.exits, self.full_depth), self.full_depth, left_out)
+
     def without(self, layers: Mapping[int, str]) -> Placement:
         """Without some of the exits, for the reasons given."""
         kept = tuple(layer for layer in self.exits if layer not in layers)

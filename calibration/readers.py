@@ -101,9 +101,9 @@ def open_dataset(options: DataOptions) -> Dataset:
     files = {name: getattr(options, name) for name in SPLITS[1:]}
     given = {name: path for name, path in files.items() if path is not None}
     _check_distinct([options.path, *given.values()])
-    parts = [_open(options.path, options)]
+    parts = [open_part(options.path, options)]
     for name, path in given.items():
-        part = _open(path, _without_split(options))
+        part = open_part(path, _without_split(options))
         split = np.full(len(part.data), SPLITS.index(name), np.int8)
         parts.append(replace(part, data=replace(part.data, split=split)))
     data = join(parts)
@@ -113,7 +113,8 @@ def open_dataset(options: DataOptions) -> Dataset:
     return check_dataset(data, options.drop_absent_labels, where)
 
 
-def _open(path: Path, options: DataOptions) -> Part:
+def open_part(path: Path, options: DataOptions) -> Part:
+    """Open one file or folder, which need not hold more than one split."""
     with reading(path):
         part = _reader(path)(path, options)
     check_rows(part.data, str(path))

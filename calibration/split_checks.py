@@ -13,7 +13,7 @@ from calibration.dataset import SPLITS
 from models.bundle import MANIFEST
 from models.errors import CalibrationError
 
-LARGEST_OVERLAP = 0.05  # of the rows of a split: short texts do recur
+LARGEST_OVERLAP = 0.1  # of the rows of a split: short texts do recur
 
 
 def check_overlap(

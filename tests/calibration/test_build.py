@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from rich.progress import Progress
 
 from calibration.build import ModelOptions, build_bundle, with_names
+from calibration.certificate import certify
 from calibration.dataset import SPLITS, from_arrays
 from calibration.features import PassOptions
 from calibration.guarantee import GuaranteeOptions
@@ -254,3 +255,34 @@ def test_exits_of_a_model_that_is_too_quick_do_not_pay_and_say_so(tmp_path: Path
     assert manifest.depth == 1
     assert any("does not pay" in decision.reason for decision in manifest.placement)
     assert "no early exit is left" in manifest.certificate.sentence
+
+
+def test_a_shortened_model_that_nothing_is_promised_of_gets_its_depth_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse = residual_mlp(4, width=12, inner=8000)
+    for tensor in worse.graph.initializer:
+        if tensor.name in ("down2", "down3"):  # deep blocks that only scramble
+            scrambled = numpy_helper.to_array(tensor) * 10
+            tensor.CopyFrom(numpy_helper.from_array(scrambled, tensor.name))
+    onnx.save(worse, tmp_path / "worse.onnx")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, 12)).astype(np.float32)
+    labels = x[:, :3] + rng.normal(size=(ROWS, 3)) * 0.3 > 0
+    np.savez(tmp_path / "data.npz", x=x, y=labels)
+    source = ModelOptions(str(tmp_path / "worse.onnx"), output="carry3", has_head=False)
+
+    shortened = build(tmp_path, tmp_path / "short", source=source).manifest
+    assert shortened.certificate.certified
+    assert shortened.exits[-1].layer != "full depth"
+
+    def certify_nothing(path, answers, truth, guarantees, *rest):  # type: ignore[no-untyped-def]
+        impossible = replace(guarantees, delta=1e-300)
+        return certify(path, answers, truth, impossible, *rest)
+
+    monkeypatch.setattr("calibration.placed_exits.certify", certify_nothing)
+    manifest = build(tmp_path, tmp_path / "long", source=source).manifest
+    assert not manifest.certificate.certified
+    assert manifest.exits[-1].layer == "full depth"
+    assert all(exit_.threshold is None for exit_ in manifest.exits)
+    assert manifest.test.policy.set_agreement == 1

@@ -131,3 +131,25 @@ def test_with_no_label_to_test_nothing_stands_against_a_policy() -> None:
     assert len(tests.tested) == 0
     assert tests.p_value(~full) == 0
     assert all(label.mean_loss is None for label in tests.floor(full, NAMES))
+
+
+def test_labels_chosen_on_other_rows_hardly_ever_have_too_few_positives_here() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.linspace(0.01, 0.3, 30)
+    short = 0
+    for _ in range(200):
+        truth = rng.random((400, 30)) < shares
+        tests = LabelTests.of("model", EPSILON, DELTA, truth, truth, shares)
+        assert 0 < len(tests.tested) < 30
+        short += bool((truth.sum(axis=0)[tests.tested] < tests.needed).any())
+    assert short <= 4
+
+
+def test_which_labels_are_chosen_on_other_rows_does_not_depend_on_these() -> None:
+    _, full, truth = sets(3)
+    shares = np.array([0.5, 0.01, 0.5])
+    chosen = [
+        LabelTests.of("labels", EPSILON, DELTA, full, rows, shares).tested.tolist()
+        for rows in (truth, ~truth, truth & False)
+    ]
+    assert chosen == [[0, 2]] * 3

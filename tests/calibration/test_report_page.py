@@ -119,7 +119,7 @@ def test_the_policy_is_shown_with_the_numbers_of_the_manifest(
     page = Page(changed(manifest, test=test))
     assert (
         f"micro-F1 is {f1[0]:.4f}, at full depth {f1[1]:.4f}; a row takes {time[0]:.1%} of the "
-        f"full time at batch 32, and {time[1]:.1%} at batch 1."
+        f"time of the model without exits at batch 32, and {time[1]:.1%} at batch 1."
     ) in page.text
     measured = page.table("paired bootstrap")
     assert measured[0][0] == "measured, not certified"

@@ -31,7 +31,7 @@ def test_the_readmes_commands_make_bundles(
         assert f"{run.bundle.name}: exits on the test split" in printed
         assert manifest.certificate.sentence in " ".join(printed.split())
         assert f"Bundle written to {run.bundle.relative_to(run.folder)}" in printed
-        assert any(LAYERS[example] in exit_.layer for exit_ in manifest.exits[:-1])
+        assert any(LAYERS[example] in layer.layer for layer in manifest.profile.layers)
 
 
 @pytest.mark.parametrize("example", SMALLER)
