@@ -18,6 +18,7 @@ def show(bundle: Bundle, as_json: bool) -> None:
     """Print a fresh bundle: its table, the guarantee and what the policy gives; or all as JSON."""
     from rich.console import Console
 
+    from calibration.plan_report import plan_of, verdict
     from calibration.report import (
         correlation_sentence,
         cost_sentence,
@@ -36,6 +37,7 @@ def show(bundle: Bundle, as_json: bool) -> None:
     console.print(correlation_sentence(manifest.profile))
     if manifest.depth > 1:
         console.print(cost_sentence(manifest.test.curves))
+        console.print(verdict(plan_of(manifest)))
     for warning in manifest.warnings:
         console.print(f"Warning: {warning}")
     console.print(f"Bundle written to {bundle.path}; open {bundle.path}/report.html")

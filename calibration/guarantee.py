@@ -99,10 +99,6 @@ class Guarantees:
         losses = [p.row_losses(answers, full, truth) > 0 for p in self.promises]
         return np.asarray(np.any(losses, axis=0))
 
-    def kept(self, answers: np.ndarray, full: np.ndarray, truth: np.ndarray) -> bool:
-        """Whether all promises hold on these rows as they are, without any statistics."""
-        return all(p.row_losses(answers, full, truth).mean() <= p.epsilon for p in self.promises)
-
 
 @dataclass(frozen=True)
 class GuaranteeOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from calibration.costs import without_exit
 from calibration.guarantee import Guarantees
+from calibration.p_values import promise_p_value
 from calibration.placed_exits import PlacedExits
 from calibration.plan import Payoff, payoffs, traffic_of
 from calibration.steps import Steps
@@ -17,8 +18,8 @@ ROUNDS = 9
 def without_unpaying(exits: PlacedExits, steps: Steps, guarantees: Guarantees) -> PlacedExits:
     """The exits that save more than they cost on the tune split, at the largest batch.
 
-    Judged at the most eager policy of the path that keeps the promises on the tune split itself:
-    about where the certificate will end. One exit goes at a time, the one that loses most.
+    Judged at the most eager policy of the path that would pass the certificate's tests on the tune
+    split: about where the certificate will end. One exit goes at a time, the one that loses most.
     """
     if exits.depth == 1:
         return exits
@@ -29,8 +30,12 @@ def without_unpaying(exits: PlacedExits, steps: Steps, guarantees: Guarantees) -
         scores = [exit_answers.score for exit_answers in answers]
 
         def kept(policy: Policy) -> bool:
-            answered = at_exits(answers, policy.route(scores))  # noqa: B023
-            return guarantees.kept(answered.labels, full, truth)
+            answered = at_exits(answers, policy.route(scores)).labels  # noqa: B023
+            return all(
+                promise_p_value(promise, guarantees.delta, answered, full, truth)
+                <= guarantees.delta
+                for promise in guarantees.promises
+            )
 
         path = policy_path(exits.curves(answers), exits.saved_time)
         eager = [policy for policy in path if kept(policy)]

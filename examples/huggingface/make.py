@@ -128,9 +128,12 @@ def compose_comment(rng: np.random.Generator) -> tuple[str, list[str]]:
 
 
 def compose(rows: int, rng: np.random.Generator) -> tuple[list[str], list[list[str]]]:
-    """Comments and their topics, `rows` of each."""
-    texts, topics = zip(*(compose_comment(rng) for _ in range(rows)), strict=True)
-    return list(texts), list(topics)
+    """Comments, no two alike, and their topics, `rows` of each."""
+    comments: dict[str, list[str]] = {}
+    while len(comments) < rows:
+        text, topics = compose_comment(rng)
+        comments[text] = topics
+    return list(comments), list(comments.values())
 
 
 def make_tokenizer(texts: list[str]) -> Tokenizer:

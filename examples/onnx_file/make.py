@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 FEATURES, LABELS = 60, 10
 WORDS = 250  # per document; with more words topics are easier to tell apart
-WIDTH, BLOCKS = 128, 6
+WIDTH, BLOCKS = 384, 6
 BATCH = 128
 PEAK_LEARNING_RATE = 3e-3
 

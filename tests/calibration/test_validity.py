@@ -190,6 +190,14 @@ def splits(population: Population, guarantees: Guarantees, size: int, seed: int)
         yield Split(rows, answers, truth, tests)
 
 
+def holds_here(guarantees: Guarantees, answered: np.ndarray, split: Split) -> bool:
+    """Whether all promises hold on these rows as they are, without any statistics."""
+    return all(
+        promise.row_losses(answered, split.full, split.truth).mean() <= promise.epsilon
+        for promise in guarantees.promises
+    )
+
+
 def promised_labels(certificate: Certificate) -> list[int]:
     floor = enumerate(certificate.label_floor)
     return [number for number, label in floor if label.mean_loss is not None]
@@ -198,7 +206,7 @@ def promised_labels(certificate: Certificate) -> list[int]:
 def naive_choice(guarantees: Guarantees, split: Split, path: list[Step]) -> Step:
     """What a certificate is not: the most eager policy that keeps the promises on these rows."""
     kept = [
-        guarantees.kept(sets, split.full, split.truth)
+        holds_here(guarantees, sets, split)
         and all(loss <= (guarantees.label_epsilon or 0) for loss in split.label_losses(sets))
         for sets in (step.answered[split.rows] for step in path)
     ]
