@@ -27,6 +27,7 @@ class ExitState:
     micro_f1 : of the labels with a probability of at least one half
     w_labels, w_labels_sliced : W-distances of the probabilities to the true labels, exact on
         sub-samples of at most 500 rows, and sliced on all rows; roots, not squared
+    w_teacher : the exact one to the probabilities of the last exit after the same epoch
     """
 
     exit: int
@@ -34,6 +35,7 @@ class ExitState:
     micro_f1: float
     w_labels: float
     w_labels_sliced: float
+    w_teacher: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def profile_epoch(
     """
     resamples = Resamples.of(len(labels), seed, parts=PARTS, draws=0)
     states = [
-        _state(number, of_exit, labels, resamples) for number, of_exit in enumerate(logits, 1)
+        _state(number, of_exit, logits[-1], labels, resamples)
+        for number, of_exit in enumerate(logits, 1)
     ]
     return EpochProfile(epoch, phase, train_loss, tuple(states))
 
@@ -101,16 +104,22 @@ def from_records(records: Sequence[dict[str, Any]]) -> list[EpochProfile]:
     ]
 
 
-def _state(number: int, logits: np.ndarray, labels: np.ndarray, resamples: Resamples) -> ExitState:
+def _state(
+    number: int, logits: np.ndarray, last: np.ndarray, labels: np.ndarray, resamples: Resamples
+) -> ExitState:
     wide = logits.astype(np.float64)
     truth = labels.astype(np.float64)
-    probabilities = expit(wide)  # (n, L)
-    exact = [exact_w(probabilities[rows], truth[rows]) for rows in resamples.parts]
+    probabilities, teacher = expit(wide), expit(last.astype(np.float64))  # (n, L)
+
+    def exact(target: np.ndarray) -> float:
+        return float(np.mean([exact_w(probabilities[r], target[r]) for r in resamples.parts]))
+
     return ExitState(
         exit=number,
         # log(1 + exp(z)) - y z, which does not overflow
         loss=float(np.mean(np.logaddexp(0, wide) - truth * wide)),
         micro_f1=micro_f1(probabilities >= 0.5, labels),
-        w_labels=float(np.mean(exact)),
+        w_labels=exact(truth),
         w_labels_sliced=sliced_w(probabilities, truth, resamples.seed, PROJECTIONS),
+        w_teacher=exact(teacher),
     )

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from calibration.certificate import fixed_sequence
 from calibration.costs import without_exit
 from calibration.guarantee import Guarantees
 from calibration.p_values import promise_p_value
@@ -10,7 +16,7 @@ from calibration.plan import Payoff, payoffs, traffic_of
 from calibration.steps import Steps
 from calibration.thresholds import policy_path
 from models.policy import Policy
-from models.runtime import at_exits
+from models.runtime import Answers, at_exits
 
 ROUNDS = 9
 
@@ -18,35 +24,54 @@ ROUNDS = 9
 def without_unpaying(exits: PlacedExits, steps: Steps, guarantees: Guarantees) -> PlacedExits:
     """The exits that save more than they cost on the tune split, at the largest batch.
 
-    Judged at the most eager policy of the path that would pass the certificate's tests on the tune
-    split: about where the certificate will end. One exit goes at a time, the one that loses most.
+    Judged at the policy of the path where the certificate would end if the tune split were its
+    rows. One exit goes at a time, the one that loses most.
     """
     if exits.depth == 1:
         return exits
     costs, _ = exits.assembled(ROUNDS)
-    truth, full = steps.labels("tune"), exits.full("tune").labels
     while exits.depth > 1:
         answers = exits.answers("tune")
-        scores = [exit_answers.score for exit_answers in answers]
-
-        def kept(policy: Policy) -> bool:
-            answered = at_exits(answers, policy.route(scores)).labels  # noqa: B023
-            return all(
-                promise_p_value(promise, guarantees.delta, answered, full, truth)
-                <= guarantees.delta
-                for promise in guarantees.promises
-            )
-
         path = policy_path(exits.curves(answers), exits.saved_time)
-        eager = [policy for policy in path if kept(policy)]
-        policy = eager[-1] if eager else path[0]
-        worst = min(payoffs(traffic_of(policy, scores), costs), key=lambda p: p.saving - p.cost)
+        policy = _foreseen(path, answers, exits.full("tune"), steps.labels("tune"), guarantees)
+        traffic = traffic_of(policy, [exit_answers.score for exit_answers in answers])
+        worst = min(payoffs(traffic, costs), key=lambda payoff: payoff.saving - payoff.cost)
         if worst.pays:
             break
         layer = exits.placement.exits[worst.exit - 1]
         exits = exits.moved(exits.placement.without({layer: unpaying(worst)}))
         costs = without_exit(costs, worst.exit)
     return exits
+
+
+def _foreseen(
+    path: Sequence[Policy],
+    answers: Sequence[Answers],
+    full: Answers,
+    truth: np.ndarray,
+    guarantees: Guarantees,
+) -> Policy:
+    """The last policy that passes the tests; with too few rows for any, that loses little enough.
+
+    What it loses is then at most epsilon on these rows, without any statistics.
+    """
+    scores = [exit_answers.score for exit_answers in answers]
+
+    def answered(policy: Policy) -> np.ndarray:
+        return at_exits(answers, policy.route(scores)).labels
+
+    def p_value(policy: Policy) -> float:
+        labels, delta = answered(policy), guarantees.delta
+        return max(promise_p_value(p, delta, labels, full.labels, truth) for p in promises)
+
+    def kept(policy: Policy) -> bool:
+        labels = answered(policy)
+        return all(p.row_losses(labels, full.labels, truth).mean() <= p.epsilon for p in promises)
+
+    promises = guarantees.promises
+    passed = fixed_sequence(map(p_value, path), guarantees.delta)
+    passed = passed or sum(1 for _ in takewhile(kept, path))
+    return path[max(passed, 1) - 1]
 
 
 def unpaying(payoff: Payoff) -> str:

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 def epoch_pictures(manifest: Manifest) -> tuple[Picture, ...]:
-    """W to the labels and micro-F1 by epoch, per exit; none where nothing was trained here."""
+    """W and micro-F1 by epoch, per exit; none where nothing was trained here."""
     training = manifest.facts.get("training") or {}
     epochs = training.get("epochs") or []
     if not epochs:
         return ()
     return (
-        _by_epoch(epochs, "w_labels", "W-distance by epoch", "W2 to the labels"),
+        _by_epoch(epochs, "w_labels", "W to the labels by epoch", "W2 to the labels"),
+        _by_epoch(epochs, "w_teacher", "W to the last exit by epoch", "W2 to the last exit"),
         _by_epoch(epochs, "micro_f1", "Quality by epoch", "micro-F1 of held-out rows"),
     )
 

@@ -125,7 +125,8 @@ def cost_table(manifest: Manifest) -> Table:
 def split_table(manifest: Manifest) -> Table:
     """Rows and hash of every split."""
     rows = tuple((name, facts.sha256, f"{facts.rows:,}") for name, facts in manifest.splits.items())
-    return Table("Splits; they never overlap.", ("split", "sha256", "rows"), 2, rows)
+    caption = "Splits, by the hash of their rows and label sets."
+    return Table(caption, ("split", "sha256", "rows"), 2, rows)
 
 
 def facts_table(manifest: Manifest) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from calibration.architecture import (
 from calibration.checkpoint import CheckpointFile
 from calibration.dataset import SPLITS, Dataset
 from calibration.encoded_rows import EncodedRows
-from calibration.epoch_profile import as_records
+from calibration.epoch_profile import ExitState, as_records
 from calibration.training import TrainedNetwork, TrainingRows, check_training, train_network
 from calibration.training_config import TrainingConfig
 from models.backbone import Backbone
@@ -170,6 +170,7 @@ def _open_checkpoint(
         **{f"training.{name}": value for name, value in asdict(config).items()},
         "preprocessing": architecture.preprocessing.model_dump(mode="json"),
         "labels": dataset.names,
+        "epoch profile": [field.name for field in fields(ExitState)],
         "data": dataset.digest,
         "fit split": hashlib.sha256(fit.astype("<i8").tobytes()).hexdigest(),
     }

@@ -171,6 +171,7 @@ def _epoch(rng: np.random.Generator, number: int, epochs: int, exits: int) -> di
                 "micro_f1": 0.53 - 0.4 * left,
                 "w_labels": distance,
                 "w_labels_sliced": 0.7 * distance,
+                "w_teacher": 0.5 * distance,
             }
         )
     phase = "backbone" if number <= epochs // 2 else "joint"

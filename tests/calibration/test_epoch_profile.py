@@ -25,6 +25,8 @@ def test_exits_are_measured_in_their_order() -> None:
     # every label is half a unit away, in each of the four dimensions
     assert blind.w_labels == pytest.approx(1.0)
     assert blind.w_labels_sliced > 0.5
+    assert sure.w_teacher == 0  # it is the last exit itself
+    assert blind.w_teacher == pytest.approx(1.0, abs=1e-6)
 
 
 def test_the_loss_is_that_of_the_training() -> None:

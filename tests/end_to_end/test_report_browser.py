@@ -11,6 +11,7 @@ import pytest
 from selenium.webdriver import Chrome
 
 from calibration.report_page import write_report
+from models.bundle import Bundle
 from tests.browser import chromium, complaints, screenshot, show
 from tests.manifests import full_manifest
 
@@ -47,6 +48,20 @@ def test_the_page_opens_without_a_complaint(
     assert browser.title == "emotions: calibration report"
     assert complaints(browser) == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+def test_the_report_of_a_real_bundle_opens_without_a_complaint(
+    browser: Chrome, bundle: Bundle, tmp_path: Path, width: int
+) -> None:
+    show(browser, (bundle.path / "report.html").as_uri(), width)
+    screenshot(browser, tmp_path / f"{width}.png")
+    assert browser.title == "digits: calibration report"
+    assert complaints(browser) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    text = browser.find_element("tag name", "body").text
+    assert bundle.manifest.certificate.sentence in text
+    assert "W-distance by depth" in browser.page_source
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
