@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = (1, 2, 4, 8, 16, 32)
 ROUNDS = 30
+FEWEST_ROUNDS = 7
+SECONDS = 20  # after which no further round begins
 
 Work = Callable[[], object]
 
@@ -44,22 +46,23 @@ def measure_costs(
     copies = -(-max(BATCH_ROWS) // len(rows[0]))
     repeated = [np.concatenate([tensor] * copies) for tensor in rows]
     work = [timed.work(tuple(t[:n] for t in repeated)) for n in BATCH_ROWS]
-    times = np.zeros((rounds, len(BATCH_ROWS), len(work[0])))
+    times: list[np.ndarray] = []  # of every round, [batch][work]
+    begun = perf_counter()
     for number in progress.track(range(rounds), description="stage costs"):
-        for column, batch in enumerate(work):
-            for index, run in enumerate(batch):
-                start = perf_counter()
-                run()
-                times[number, column, index] = (perf_counter() - start) * 1000
-    medians = np.median(times, axis=0).T.tolist()  # [work][batch]
+        if number < FEWEST_ROUNDS or perf_counter() - begun < SECONDS:
+            times.append(np.array([[_milliseconds(run) for run in batch] for batch in work]))
+    medians = np.median(times, axis=0).T  # [work][batch]
     depth = len(carries) + 1
+    stages, heads, merged = np.split(medians[:-1], [depth, 2 * depth - 1])
+    # where the split costs more than the head alone, as when it parts what the runtime would fuse
+    exits = np.maximum(heads, stages[:-1] + stages[1:] - merged)
     return Costs(
         machine=machine_name(),
         batch_rows=BATCH_ROWS,
-        stage_milliseconds=tuple(map(tuple, medians[:depth])),
+        stage_milliseconds=_nested(stages),
         beyond_milliseconds=(0.0,) * len(BATCH_ROWS),
-        exit_milliseconds=tuple(map(tuple, medians[depth:-1])),
-        whole_milliseconds=tuple(medians[-1]),
+        exit_milliseconds=_nested(exits),
+        whole_milliseconds=tuple(medians[-1].tolist()),
     )
 
 
@@ -113,6 +116,10 @@ class _Timed:
         self._entries = [graph_inputs(graph), *(list(carry) for carry in carries)]
         last = _answers(len(carries) + 1)
         self._whole = _session(extract_graph(graph, self._entries[0], last))
+        self._merged = [
+            _session(_merged_stages(graph, self._entries, number))
+            for number in range(1, len(self._entries))
+        ]
         self._heads = [
             # what the cut does not carry is computed from what the cut before it does
             _session(extract_graph(graph, list(dict.fromkeys([*carry, *before])), _answers(number)))
@@ -122,7 +129,7 @@ class _Timed:
         ]
 
     def work(self, rows: Carry) -> list[Work]:
-        """K stages, K - 1 exits, the whole, each ready to be run on the same rows."""
+        """K stages, K - 1 heads, K - 1 pairs of stages without the exit between, the whole."""
         carries = [rows]
         for stage in range(1, self._runtime.depth):
             carries.append(self._runtime.run(stage, carries[-1])[1])
@@ -136,11 +143,18 @@ class _Timed:
                     self._heads, feeds, feeds[1:], carries[1:], strict=False
                 )
             ),
+            *(
+                self._pair(session, feed)
+                for session, feed in zip(self._merged, feeds, strict=False)
+            ),
             lambda: self._whole.run(None, feeds[0]),
         ]
 
     def _stage(self, stage: int, carry: Carry) -> Work:
         return lambda: self._runtime.run(stage, carry)
+
+    def _pair(self, session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> Work:
+        return lambda: session.run(None, feed)
 
     def _exit(
         self,
@@ -152,6 +166,26 @@ class _Timed:
         names = {value.name for value in head.get_inputs()}
         read = {name: tensor for name, tensor in feeds.items() if name in names}
         return lambda: (head.run(None, read), [tensor[stays] for tensor in carry])
+
+
+def _merged_stages(
+    graph: onnx.ModelProto, entries: Sequence[Sequence[str]], number: int
+) -> onnx.ModelProto:
+    """Stages `number` and `number` + 1 in one piece."""
+    before = entries[number - 1]
+    behind = entries[number + 1] if number + 1 < len(entries) else ()
+    outputs = [*_answers(number + 1), *(name for name in behind if name not in before)]
+    return extract_graph(graph, before, list(dict.fromkeys(outputs)))
+
+
+def _milliseconds(run: Work) -> float:
+    start = perf_counter()
+    run()
+    return (perf_counter() - start) * 1000
+
+
+def _nested(values: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, values.tolist()))
 
 
 def _answers(number: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Which exits pay: what an exit costs every row that reaches it, against what it saves.
 
-An exit costs its head and the gathering of the rows that stay; it saves the way to the exit at
-which its rows would leave without it. Both are milliseconds per row of the whole traffic, by the
-stage times measured on one machine.
+An exit costs its head, the gathering of the rows that stay, and what the runtime does slower in two
+pieces than in one; it saves the way to the exit at which its rows would leave without it. Both are
+milliseconds per row of the whole traffic, by the stage times measured on one machine.
 """
 
 from __future__ import annotations

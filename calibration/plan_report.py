@@ -98,8 +98,8 @@ def plan_table(plan: Plan) -> Table:
     ends = [plan.batches[0], plan.batches[-1]] if len(plan.batches) > 1 else [plan.batches[0]]
     table = Table(
         title=f"{plan.name}: which exits pay",
-        caption="ms per row of the whole traffic; cost: head and gathering; saving: the way to "
-        f"the next exit;\nrows leave as on the test split; {plan.machine}",
+        caption="ms per row of the whole traffic; cost: head, gathering, splitting; saving: the "
+        f"way to the next exit;\nrows leave as on the test split; {plan.machine}",
         box=box.SIMPLE_HEAD,
         padding=0,
     )

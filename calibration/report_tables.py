@@ -110,8 +110,7 @@ def cost_table(manifest: Manifest) -> Table:
         )
     ]
     parts += [
-        (f"exit {k}: its head, and gathering the rows that stay", exit_)
-        for k, exit_ in enumerate(costs.exit_milliseconds, start=1)
+        (f"what exit {k} costs", exit_) for k, exit_ in enumerate(costs.exit_milliseconds, start=1)
     ]
     parts += [
         ("behind the last exit, left out of the bundle", costs.beyond_milliseconds),

@@ -190,6 +190,7 @@ class Costs(Record):
     beyond_milliseconds: tuple[float, ...]
     """[batch]: of the layers behind the last exit, which the bundle leaves out; 0 if none."""
     exit_milliseconds: tuple[tuple[float, ...], ...]
-    """[early exit][batch]: what an exit costs: its head, and gathering the rows that stay."""
+    """[early exit][batch]: what an exit costs: its head and gathering the rows that stay, or what
+    the stages on its two sides take longer than in one piece, whichever is more."""
     whole_milliseconds: tuple[float, ...]
     """[batch]: of the bundle's last answer in one piece, without any early exit."""
