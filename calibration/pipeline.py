@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from calibration.certificate import check_rows
@@ -17,7 +18,7 @@ from calibration.manifest_parts import (
     recorded_versions,
 )
 from calibration.measure import measure_test
-from calibration.payoff import without_unpaying
+from calibration.payoff import paying_exits
 from calibration.placed_exits import PlacedExits
 from calibration.placement import place_exits
 from calibration.steps import Steps
@@ -84,15 +85,14 @@ def calibrate(
     heads = steps.heads()
     tune = steps.answers(heads, "tune")
     profile = steps.profile(heads, tune)
-    placement = place_exits(
-        profile.layers,
-        steps.prior(tune[-1], guarantees.against),
-        guarantees.against,
-        options.max_exits,
-        options.keep_depth,
-    )
-    exits = PlacedExits(steps, guarantees, heads, placement, data.sample)
-    exits = without_unpaying(exits, steps, guarantees)
+    prior = steps.prior(tune[-1], guarantees.against)
+
+    def place(refused: Mapping[int, str]) -> Placement:
+        layers, against = profile.layers, guarantees.against
+        return place_exits(layers, prior, against, options.max_exits, options.keep_depth, refused)
+
+    opened = partial(PlacedExits, steps, guarantees, heads, sample=data.sample)
+    exits = paying_exits(place, opened, steps, guarantees)
     exits, score = exits.scored(_kinds(options), options.freeze_labels)
     chosen = _choose_policy(exits)
     costs, model = chosen.exits.assembled()

@@ -50,6 +50,7 @@ def place_exits(
     against: Against,
     max_exits: int,
     keep_depth: bool,
+    refused: Mapping[int, str] | None = None,
 ) -> Placement:
     """Choose the exits: those that make the area under W over time smallest.
 
@@ -64,6 +65,7 @@ def place_exits(
     against : model keeps the full depth; labels ends at the layer that is nearest to them
     max_exits : the most exits, the last included
     keep_depth : end at the full model in any case
+    refused : layers that are not to be considered before the last, and why
     """
     full = len(profiles) - 1
     to_labels = against == "labels" and not keep_depth
@@ -76,6 +78,7 @@ def place_exits(
     if last != full:
         left_out[full] = left_out.pop(full) + " (--keep-depth keeps it)"
     left_out |= _without_gain(distances[:last], prior)
+    left_out |= {k: reason for k, reason in (refused or {}).items() if k < last}
     early = [k for k in range(last) if k not in left_out]
     levels = {-1: prior, **{k: distance.value for k, distance in enumerate(distances)}}
     ends = {-1: 0.0, **dict(enumerate(np.cumsum([p.milliseconds for p in profiles]).tolist()))}

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from models.measurements import Costs, QualityPoint
 
 
+HARDLY = 0.05  # of the time; less is within what machines differ by from day to day
+
+
 @dataclass(frozen=True)
 class PlannedExit:
     """One exit under the deployed policy; shares are of all rows of the test split."""
@@ -139,8 +142,11 @@ def verdict(plan: Plan) -> str:
     pays = [batch.rows for batch in plan.batches if batch.ratio < 1]
     sizes = [batch.rows for batch in plan.batches]
     where = "on this machine" if plan.remeasured else "on the machine that calibrated"
+    most = 1 - min(batch.ratio for batch in plan.batches)
     if not pays:
         return f"Early exit is not worth it {where}: serve the model as it is."
+    if most < HARDLY:
+        return f"Early exit hardly pays {where}: it saves at most {most:.1%} of the time."
     if pays == sizes:
         return f"Early exit is worth it {where}, at every measured batch."
     if pays == sizes[-len(pays) :]:

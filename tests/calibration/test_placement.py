@@ -129,3 +129,13 @@ def test_no_other_choice_of_exits_has_a_smaller_area() -> None:
 
         smallest = min(area(early) for n in range(4) for early in combinations(range(7), n))
         assert area(found.exits[:-1]) == pytest.approx(smallest)
+
+
+def test_a_refused_layer_makes_room_for_another() -> None:
+    distances = profiles(TO_TEACHER, TO_LABELS)
+    first = place_exits(distances, PRIOR, "model", 3, keep_depth=False)
+    refused = {first.exits[0]: "does not pay"}
+    second = place_exits(distances, PRIOR, "model", 3, keep_depth=False, refused=refused)
+    assert first.exits[0] not in second.exits
+    assert len(second.exits) == 3
+    assert second.left_out[first.exits[0]] == "does not pay"

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from calibration.cli import app
 from calibration.plan import BatchPlan, mean_milliseconds, payoffs, traffic_of
 from calibration.plan_report import (
+    HARDLY,
     plan_document,
     plan_of,
     plan_sentences,
@@ -64,6 +65,9 @@ def test_the_verdict_names_exactly_the_batches_at_which_a_row_is_faster(
     if not any(faster):
         assert "not worth it" in said
         assert "serve the model as it is" in said
+    elif 1 - min(ratios) < HARDLY:
+        assert "hardly pays" in said
+        assert f"{1 - min(ratios):.1%}" in said
     elif all(faster):
         assert "at every measured batch" in said
     elif faster == sorted(faster):

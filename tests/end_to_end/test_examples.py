@@ -40,7 +40,7 @@ def test_a_readmes_output_is_of_its_own_commands(example: str) -> None:
     (table,) = (line.strip() for line in readme.splitlines() if "exits on the test split" in line)
     name = table.partition(":")[0]
     assert f"--out bundles/{name}\n" in readme
-    assert f"    Bundle written to bundles/{name}\n" in readme
+    assert f"    Bundle written to bundles/{name}; open bundles/{name}/report.html\n" in readme
 
 
 def test_a_finished_training_is_not_repeated_for_another_promise(
