@@ -159,8 +159,8 @@ def _left_out(floor: Sequence[LabelFloor]) -> str:
     named = ", ".join(f"{label.label} ({label.positives})" for label in few[:SHOWN])
     named += f" and {len(few) - SHOWN} more" if len(few) > SHOWN else ""
     return (
-        f" Nothing is promised of single labels with fewer than {few[0].needed} positives in the "
-        f"certify split: {named}."
+        f" Nothing is promised of single labels with fewer than {few[0].needed} positives to be "
+        f"expected in the certify split: {named}."
     )
 
 

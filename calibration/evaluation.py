@@ -150,7 +150,8 @@ def _checks(
         checks.append(PromiseCheck(*about, loss, p, p > level))
     against, epsilon = certificate.promises[0].against, certificate.label_epsilon or 1.0
     positive = full if against == "model" else truth
-    tests = LabelTests(against, epsilon, level, positive, full, np.zeros(0, int), 0)
+    nobody = np.zeros(0, int), 0, np.zeros(0), 0
+    tests = LabelTests(against, epsilon, level, positive, full, *nobody)
     for name in labels:
         losses = tests.losses(manifest.labels.index(name), answers)
         check = PromiseCheck("label", against, name, epsilon, level, len(losses))

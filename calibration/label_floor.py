@@ -7,6 +7,7 @@ in the full model's answer).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ class LabelTests:
     positive : bool (n, L), the rows that count for a label
     tested : int (m,), the labels with enough positives, which does not depend on any policy
     needed : the fewest positives that allow a promise
+    expected : float (L,), positives to be expected
+    required : how many have to be expected of a label for it to be tested
     """
 
     against: Against
@@ -34,6 +37,8 @@ class LabelTests:
     full: np.ndarray
     tested: np.ndarray
     needed: int
+    expected: np.ndarray
+    required: int
 
     @classmethod
     def of(
@@ -57,9 +62,11 @@ class LabelTests:
         positive = full if against == "model" else truth
         needed = fewest_rows(Guarantee("set-agreement", against, epsilon), delta, truth.shape[1])
         expected = positive.sum(axis=0) if shares is None else len(truth) * shares
-        spread = 0.0 if shares is None else SPREADS * np.sqrt(expected)
-        tested = np.flatnonzero(expected - spread >= needed)
-        return cls(against, epsilon, delta, positive, full, tested, needed)
+        # of a label with e positives to be expected, e - spreads * sqrt(e) have to be enough
+        spreads = 0 if shares is None else SPREADS
+        required = math.ceil(((spreads + math.sqrt(spreads**2 + 4 * needed)) / 2) ** 2)
+        tested = np.flatnonzero(expected >= required)
+        return cls(against, epsilon, delta, positive, full, tested, needed, expected, required)
 
     def losses(self, label: int, answers: np.ndarray) -> np.ndarray:
         """Loss of each positive of a label, in [-1, 1]: float (positives,)."""
@@ -79,8 +86,8 @@ class LabelTests:
         return tuple(
             LabelFloor(
                 label=name,
-                positives=int(self.positive[:, label].sum()),
-                needed=self.needed,
+                positives=int(self.expected[label]),
+                needed=self.required,
                 mean_loss=float(self.losses(label, answers).mean())
                 if answers is not None and label in promised
                 else None,

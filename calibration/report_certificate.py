@@ -59,7 +59,7 @@ def floor_table(manifest: Manifest) -> Table | None:
         )
         for label in ordered
     )
-    heads = ("label", "promise", "positives", "needed", "positives lost (share)")
+    heads = ("label", "promise", "positives expected", "needed", "positives lost (share)")
     epsilon = manifest.certificate.label_epsilon
     most = "" if epsilon is None else f", each at most {_level(epsilon)} of its positives lost"
     caption = f"Labels on the certify split{most}."

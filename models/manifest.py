@@ -47,9 +47,9 @@ class LabelFloor(Record):
 
     label: str
     positives: int
-    """On the certify split."""
+    """To be expected in the certify split, by the label's share in the tune split."""
     needed: int
-    """The fewest positives with which a promise is possible."""
+    """How many have to be expected, so that there will be enough for a promise."""
     mean_loss: float | None
     """Share of the positives lost; None where nothing is promised."""
 

@@ -152,8 +152,8 @@ def test_labels_with_too_few_positives_are_named_with_the_number_they_need() -> 
     assert "each of 1 labels" not in sentence
     assert "and 1 label loses at most 10%" in sentence
     assert sentence.endswith(
-        " Nothing is promised of single labels with fewer than 29 positives in the certify split: "
-        "label 28 (28), label 3 (3)."
+        " Nothing is promised of single labels with fewer than 29 positives to be expected in "
+        "the certify split: label 28 (28), label 3 (3)."
     )
 
 

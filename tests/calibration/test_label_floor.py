@@ -153,3 +153,13 @@ def test_which_labels_are_chosen_on_other_rows_does_not_depend_on_these() -> Non
         for rows in (truth, ~truth, truth & False)
     ]
     assert chosen == [[0, 2]] * 3
+
+
+def test_the_floor_says_what_is_expected_and_how_much_would_be_enough() -> None:
+    _, full, truth = sets(4)
+    shares = np.array([0.5, 0.05, 0.5])
+    tests = LabelTests.of("model", EPSILON, DELTA, full, truth, shares)
+    floor = tests.floor(None, NAMES)
+    assert [label.positives for label in floor] == [int(len(truth) * share) for share in shares]
+    enough = floor[0].needed
+    assert enough - 3 * enough**0.5 >= tests.needed > enough - 1 - 3 * (enough - 1) ** 0.5

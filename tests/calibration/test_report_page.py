@@ -207,7 +207,7 @@ def test_origin_is_complete(manifest: Manifest, page: Page) -> None:
 
 def test_pictures_have_words_for_who_cannot_see_them(page: Page) -> None:
     pictures = page.named("svg")
-    assert len(pictures) == 8
+    assert len(pictures) == 9
     assert all(picture["role"] == "img" for picture in pictures)
     assert all(re.search(r"\d", picture["aria-label"]) for picture in pictures)
 
