@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
+
 from calibration.certificate import check_rows
 from calibration.dataset import SPLITS
 from calibration.features import encoding_key, run_pass
@@ -23,6 +25,7 @@ from calibration.placed_exits import PlacedExits
 from calibration.placement import place_exits
 from calibration.steps import Steps
 from calibration.thresholds import WCurve, policy_path
+from calibration.transport import on_device
 from models.manifest import Manifest
 from models.measurements import Profile, ScoreKind
 from models.policy import Policy
@@ -165,6 +168,7 @@ def _open_steps(
     layered: LayeredModel, data: CalibrationData, options: CalibrationOptions, progress: Progress
 ) -> Steps:
     """Run the pass, or find it in the cache."""
+    on_device(np.zeros(0), options.device)  # a missing device is told before any long work
     encoding = encoding_key(data.preprocessing, data.files)
     columns = [layer.column for layer in layered.layers]
     features = run_pass(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from rich.progress import Progress
 
@@ -286,3 +287,11 @@ def test_a_shortened_model_that_nothing_is_promised_of_gets_its_depth_back(
     assert manifest.exits[-1].layer == "full depth"
     assert all(exit_.threshold is None for exit_ in manifest.exits)
     assert manifest.test.policy.set_agreement == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_missing_device_is_told_before_the_pass(folder: Path, tmp_path: Path) -> None:
+    features = PassOptions(tmp_path / "cache", lanes=1)
+    with pytest.raises(CalibrationError, match="no CUDA device"):
+        build(folder, tmp_path / "out", device="cuda", features=features)
+    assert not (tmp_path / "cache").exists()
