@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 export BENTOML_DO_NOT_TRACK = True
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: serve bundle bento test test-fast lint format clean
+.PHONY: serve bundle bento test test-fast gpu-check lint format clean
 
 # Only the default bundle is built; any other that is missing is for the service to refuse.
 serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## build the default bundle once and serve it
@@ -28,6 +28,10 @@ test: $(VENV)/.dev ## the whole suite
 
 test-fast: $(VENV)/.dev ## without the slow tests
 	$(BIN)/python -m pytest -m "not slow"
+
+# Runs on $(PYTHON) as it is: a machine with a GPU may have no way to install the rest.
+gpu-check: ## device tests and engine benchmark on an NVIDIA GPU, written to docs/gpu.md
+	$(PYTHON) -m benchmarks.gpu_check
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

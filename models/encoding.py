@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from models.preprocessing import TensorSpec
+if TYPE_CHECKING:
+    from models.preprocessing import TensorSpec
 
 MASK = "attention_mask"
 """The input that says which tokens count."""

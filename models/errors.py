@@ -22,9 +22,26 @@ class PayloadTooLarge(OfframpError):
 
 
 class Overloaded(OfframpError):
-    """The queue is full; the same request may succeed later."""
+    """No room for the request now; the same request may succeed later.
+
+    Parameters
+    ----------
+    cause : which bound it met: `rows`, `wait` or `deadline`
+    retry_after : seconds after which there should be room
+    """
 
     reason = "overloaded"
+
+    def __init__(self, message: str, cause: str = "rows", retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(OfframpError):
+    """The deadline passed, or was bound to pass, before the row had any answer."""
+
+    reason = "deadline"
 
 
 class Cancelled(OfframpError):

@@ -14,24 +14,29 @@ if TYPE_CHECKING:
 STAGE_OUTPUTS: tuple[OutputKind, ...] = ("probabilities", "labels", "score")
 
 
-def split_stages(model: onnx.ModelProto, carries: Sequence[Sequence[str]]) -> list[onnx.ModelProto]:
-    """Split a multi-head graph into K stages.
+def split_stages(
+    model: onnx.ModelProto,
+    carries: Sequence[Sequence[str]],
+    exits: Sequence[int] | None = None,
+) -> list[onnx.ModelProto]:
+    """Split a multi-head graph into stages, one per exit.
 
-    Stage k gives `exit{k}_probabilities`, `exit{k}_labels`, `exit{k}_score`, then the carry of
-    cut k.
+    The stage of exit k gives `exit{k}_probabilities`, `exit{k}_labels`, `exit{k}_score`, then the
+    carry of the cut behind it.
 
     Parameters
     ----------
     model : multi-head graph, see `models.heads.attach_heads`
-    carries : K - 1 groups of tensor names
+    carries : groups of tensor names, one per exit but the last
+    exits : their numbers; by default 1..K
 
     Raises
     ------
     GraphError
         See `split_graph`.
     """
-    depth = len(carries) + 1
-    answers = [[output_name(k, kind) for kind in STAGE_OUTPUTS] for k in range(1, depth + 1)]
+    numbers = exits or range(1, len(carries) + 2)
+    answers = [[output_name(k, kind) for kind in STAGE_OUTPUTS] for k in numbers]
     return split_graph(model, carries, answers)
 
 

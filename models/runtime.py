@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 Carry = tuple[np.ndarray, ...]
+
+Piece = tuple[Any, np.ndarray | None]
+"""Some rows of a carry: the carry, and their places in it, int (b,); None for all of its rows."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,25 @@ class Answers:
         return Answers(self.probabilities[rows], self.labels[rows], self.score[rows])
 
 
+def join_pieces(pieces: Sequence[Piece]) -> Carry:
+    """Join rows of carries on the host, in one copy; in none where it is one whole carry."""
+    if len(pieces) == 1 and pieces[0][1] is None:
+        whole: Carry = pieces[0][0]
+        return whole
+    counts = [len(carry[0]) if rows is None else len(rows) for carry, rows in pieces]
+    bounds = np.cumsum([0, *counts]).tolist()
+    joined = []
+    for place, first in enumerate(pieces[0][0]):
+        tensor = np.empty((bounds[-1], *first.shape[1:]), first.dtype)
+        for (carry, rows), start, stop in zip(pieces, bounds, bounds[1:], strict=False):
+            if rows is None:
+                tensor[start:stop] = carry[place]
+            else:  # "clip" writes into `out` without a buffer; every row is there
+                np.take(carry[place], rows, axis=0, out=tensor[start:stop], mode="clip")
+        joined.append(tensor)
+    return tuple(joined)
+
+
 def at_exits(answers: Sequence[Answers], exits: np.ndarray) -> Answers:
     """Each row's answer at its own exit.
 
@@ -66,6 +88,26 @@ def at_exits(answers: Sequence[Answers], exits: np.ndarray) -> Answers:
     )
 
 
+class Runtime(Protocol):
+    """What runs stages for the engine. Carries are its own: on the host, or on a device.
+
+    Into stage 1 goes the model's input, arrays on the host; answers always come to the host.
+    """
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The exit's number behind every stage."""
+        ...
+
+    def run(self, stage: int, carry: Any) -> tuple[Answers, Any]:
+        """Run stage `stage` (1..S) on all rows of `carry`: their answers, and the next carry."""
+        ...
+
+    def gather(self, pieces: Sequence[Piece]) -> Any:
+        """Join rows of several carries into one carry, in their order."""
+        ...
+
+
 class StageRuntime:
     """Runs the stages of a multi-head graph, each by a session of its own.
 
@@ -76,12 +118,22 @@ class StageRuntime:
     model : the serialized multi-head graph
     carries : K - 1 groups of tensor names, as recorded in the bundle
     threads : threads of each session; with 1 no pool is made
+    exits : numbers of the exits that have a stage of their own, ascending, K the last; the others
+        are left out. By default all; `(K,)` is the model in one piece.
     """
 
-    def __init__(self, model: bytes, carries: Sequence[Sequence[str]], threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: bytes,
+        carries: Sequence[Sequence[str]],
+        threads: int = 1,
+        exits: Sequence[int] | None = None,
+    ) -> None:
         import onnx
 
-        stages = split_stages(onnx.load_model_from_string(model), carries)
+        self.exits = tuple(exits or range(1, len(carries) + 2))
+        carries = [carries[number - 1] for number in self.exits[:-1]]
+        stages = split_stages(onnx.load_model_from_string(model), carries, self.exits)
         self._sessions = [open_session(stage.SerializeToString(), threads) for stage in stages]
         self._inputs = [[value.name for value in s.get_inputs()] for s in self._sessions]
         self._outputs = [[value.name for value in s.get_outputs()] for s in self._sessions]
@@ -94,16 +146,20 @@ class StageRuntime:
 
     @property
     def depth(self) -> int:
-        """Number of stages K."""
+        """Number of stages S."""
         return len(self._sessions)
 
     def run(self, stage: int, carry: Carry) -> tuple[Answers, Carry]:
-        """Run stage `stage` (1..K) on the rows of `carry`; into stage 1 goes the model's input."""
+        """Run stage `stage` (1..S) on the rows of `carry`; into stage 1 goes the model's input."""
         feeds = dict(zip(self._inputs[stage - 1], carry, strict=True))
         outputs = self._sessions[stage - 1].run(self._outputs[stage - 1], feeds)
         made = {**feeds, **dict(zip(self._outputs[stage - 1], outputs, strict=True))}
         answers = Answers(*outputs[: len(STAGE_OUTPUTS)])
         return answers, tuple(made[name] for name in self._carries[stage - 1])
+
+    def gather(self, pieces: Sequence[Piece]) -> Carry:
+        """Join rows of several carries into one carry, in their order."""
+        return join_pieces(pieces)
 
     def all_exits(self, inputs: Carry, batch: int = 64) -> list[Answers]:
         """Every exit's answers for all rows: tensors (n, ...) -> K x Answers over n rows."""

@@ -1,0 +1,1 @@
+"""Checks that need a CUDA device; standard library only, as its machines may have no pytest."""
