@@ -21,8 +21,8 @@ from models.bundle import read_bundle
 from models.machine import machine_name
 from service.dataplane import Dataplane
 from service.metrics import Metrics
+from service.options import Options
 from service.settings import Settings
-from service.store import open_runtime
 
 BATCHES = (1, 8, 32)
 ROUNDS = 15
@@ -32,7 +32,7 @@ ROWS_PER_ROUND = 960
 async def milliseconds(plane: Dataplane, rows: np.ndarray, batch: int, policy: str) -> float:
     start = perf_counter()
     for first in range(0, len(rows), batch):
-        await plane.predict(rows[first : first + batch], policy)
+        await plane.predict(rows[first : first + batch], Options(policy))
     return (perf_counter() - start) * 1000
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/digits"))
     bundle = read_bundle(parser.parse_args().bundle)
-    plane = Dataplane(bundle, open_runtime(bundle), Settings(lanes=1), Metrics())
+    plane = Dataplane(bundle, Settings(lanes=1, threads=1), Metrics())
     asyncio.run(measure(plane, split_rows(compose_digits(), "test")[:ROWS_PER_ROUND]))
     plane.close()
 

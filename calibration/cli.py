@@ -1,8 +1,7 @@
-"""The command line `offramp`."""
+"""Calibration's commands of the command line `offramp`; `cli.main` adds those of others."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,6 @@ from calibration.cli_calibrate import calibrate, profile
 from calibration.cli_measure import evaluate, plan
 from calibration.cli_output import progress_bars, show
 from calibration.cli_train import train
-from models.errors import OfframpError
 
 app = typer.Typer(
     help="Make a trained multi-label classifier stop at the first layer that is sure enough.",
@@ -23,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-USER_MISTAKE = 2
 
 app.command()(calibrate)
 app.command()(profile)
@@ -53,12 +49,3 @@ def demo(
 
 for command in (inspect, plan, evaluate, export, push):
     app.command()(command)
-
-
-def main() -> None:
-    """Entry point: a mistake of the user's is one paragraph and exit code 2."""
-    try:
-        app()
-    except OfframpError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        sys.exit(USER_MISTAKE)

@@ -8,13 +8,15 @@ from typing import Any
 
 import bentoml
 from bentoml.exceptions import BentoMLConfigException
+from starlette.exceptions import HTTPException
 
 from models.errors import OfframpError
 from service.dataplane import Dataplane
+from service.ending import end_with_worker, end_worker_soon
 from service.http import create_app
 from service.metrics import Metrics
 from service.settings import load_settings
-from service.store import load_bundle, open_runtime
+from service.store import check_model, load_bundle
 
 # below "bentoml", whose handlers the server sets up
 logger = logging.getLogger("bentoml.offramp")
@@ -23,6 +25,12 @@ logger = logging.getLogger("bentoml.offramp")
 async def _instance_app(scope: Any, receive: Any, send: Any) -> None:
     """The door is made with the instance, but BentoML wants its mounts at import."""
     await bentoml.get_current_service().door(scope, receive, send)
+
+
+def give_up(reason: str) -> None:
+    """Nothing can be answered any more, or ever: the platform restarts what ends."""
+    logger.critical("event=gives_up reason=%r", reason)
+    end_worker_soon()
 
 
 # BentoML's own HTTP metrics have the raw path as a label, without bound: /metrics is ours.
@@ -36,30 +44,37 @@ class Offramp:
     def check_bundle() -> None:
         """Before any worker starts: a bad bundle ends the server, instead of a loop of restarts."""
         try:
-            open_runtime(load_bundle(load_settings().bundle))
+            check_model(load_bundle(load_settings().bundle))
         except OfframpError as error:
             raise BentoMLConfigException(str(error)) from None
+        end_with_worker()
 
     def __init__(self) -> None:
         settings = load_settings()
-        bundle = load_bundle(settings.bundle)
-        self.dataplane = Dataplane(bundle, open_runtime(bundle), settings, Metrics())
+        self.dataplane = Dataplane(load_bundle(settings.bundle), settings, Metrics(), give_up)
         self.door = create_app(self.dataplane)
 
     @bentoml.on_startup
-    async def warm_up(self) -> None:
-        """Run every stage once before `/readyz` says yes."""
+    async def start_warm_up(self) -> None:
+        """Begin to warm up; meanwhile probes are answered, `/readyz` with no."""
+        self._warm_up = asyncio.create_task(self._warm_up_and_tell())
+
+    async def _warm_up_and_tell(self) -> None:
         await self.dataplane.warm_up()
         manifest = self.dataplane.manifest
-        logger.info("event=ready bundle=%s digest=%s", manifest.name, manifest.digest[:12])
+        if self.dataplane.ready:
+            logger.info("event=ready bundle=%s digest=%s", manifest.name, manifest.digest[:12])
 
     @bentoml.on_shutdown
     async def drain(self) -> None:
         """Finish the admitted rows."""
+        await self._warm_up
         await asyncio.to_thread(self.dataplane.close)
 
     async def __is_ready__(self) -> bool:
-        return self.dataplane.ready
+        if self.dataplane.reason:
+            raise HTTPException(503, self.dataplane.reason)
+        return True
 
     async def __is_alive__(self) -> bool:
         return True

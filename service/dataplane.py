@@ -1,96 +1,156 @@
-"""What the service can do, free of any protocol: check rows, choose a policy, answer."""
+"""What the service can do, free of any protocol: check rows and options, answer, be ready."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from time import perf_counter
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from models.bundle import Bundle
 from models.encoders import open_encoder, refuse_bad
-from models.encoding import Group, RawRows, blank_rows
-from models.errors import Cancelled, InvalidInput, OfframpError
+from models.encoding import Group, RawRows
+from models.errors import Cancelled, InvalidInput, OfframpError, SettingsError, Unavailable
 from models.manifest import Manifest
-from models.policy import Policy
-from models.runtime import StageRuntime
-from service.engine import Engine, Routed, join_rows
+from service.engine import Engine
 from service.metrics import Metrics
+from service.options import (
+    DEFAULTS,
+    Options,
+    deadline_of,
+    parse_policy,
+    priority_of,
+    thresholds_of,
+)
+from service.prediction import Prediction, check_answers, leave_by_policy
+from service.request import Job, Routed
 from service.settings import Settings
+from service.warmup import open_engine
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer to one request of b rows.
-
-    routed : labels, probabilities, score and exit of every row
-    certified : bool (b,), whether the bundle's certificate covers the answer
-    milliseconds : from arrival to answer
-    """
-
-    routed: Routed
-    certified: np.ndarray
-    milliseconds: float
+logger = logging.getLogger("bentoml.offramp")
 
 
 class Dataplane:
-    """Serves one bundle."""
+    """Serves one bundle, once it is warm.
+
+    Parameters
+    ----------
+    on_broken : called, from any thread, when nothing can be answered any more, with the reason
+    """
 
     def __init__(
-        self, bundle: Bundle, runtime: StageRuntime, settings: Settings, metrics: Metrics
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        metrics: Metrics,
+        on_broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
         self.max_rows = settings.max_rows
         self.max_body_bytes = settings.max_body_bytes
         self.metrics = metrics
-        self.ready = False
+        self._on_broken = on_broken
         self._encoder = open_encoder(
             self.manifest.preprocessing, self.manifest.inputs, bundle.files
         )
-        self._engine = Engine(runtime, metrics, settings.lanes, settings.max_queue_rows)
+        self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
+        self._open_engine = partial(open_engine, bundle, settings, metrics)
+        self._engine: Engine | None = None
+        self._unready = "the service is warming up: try again in some seconds"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return not self.reason
+
+    @property
+    def reason(self) -> str:
+        """Why requests are not answered; empty when they are."""
+        if not self._unready and self._engine and self._engine.broken:
+            return f"the service is about to end: {self._engine.broken}"
+        return self._unready
 
     async def warm_up(self) -> None:
-        """Run every stage once, then take requests."""
-        blank = blank_rows(self.manifest.inputs)
-        await self._engine.run(blank, Policy.full(self.manifest.depth))
-        self.ready = True
+        """Measure the stages on this machine, then take requests.
+
+        Never raises: what went wrong is the reason for which the service is not ready.
+        """
+        try:
+            engine = await asyncio.to_thread(self._open_engine)
+        except Exception as error:
+            self._unready = f"the warm-up failed: {error}"
+            known = isinstance(error, OfframpError)
+            logger.error("event=warm_up_failed reason=%r", str(error), exc_info=not known)
+            if isinstance(error, SettingsError):  # as it was asked for, it can never serve
+                self._on_broken(str(error))
+            return
+        del self._open_engine  # and with it the bytes of the bundle
+        engine.on_broken = self._on_broken
+        if engine.broken:
+            self._on_broken(engine.broken)
+        self._engine, self._unready = engine, ""
 
     def close(self) -> None:
-        """Refuse new requests and finish the admitted ones."""
-        self.ready = False
-        self._engine.close()
+        """Refuse new requests and finish the admitted ones; after `warm_up`, not beside it."""
+        self._unready = "the service is stopping: send the request to another instance"
+        if self._engine:
+            self._engine.close()
 
-    async def predict(self, rows: RawRows, policy: str = "certified") -> Prediction:
+    async def predict(self, rows: RawRows, options: Options = DEFAULTS) -> Prediction:
         """Answer b raw rows of the kind that the bundle reads.
 
         Parameters
         ----------
         rows : texts, encoded images, or numbers (b, ...)
-        policy : `certified`, `full` or `exit:<k>`
 
         Raises
         ------
         InvalidInput
-            Names what is wrong with the rows or the policy.
-        Overloaded, Unavailable
+            Names what is wrong with the rows or the options.
+        Overloaded, DeadlineExceeded, Unavailable
             See `service.engine.Engine.run`.
         """
-        start = perf_counter()
         with self.counted():
-            chosen = parse_policy(policy, self.manifest)
-            groups = await self._encode(rows)
-            runs = [self._engine.run(group.tensors, chosen) for group in groups]
-            parts = zip((group.rows for group in groups), await asyncio.gather(*runs), strict=True)
-            routed = join_rows(list(parts))
-            check_answers(routed)
-        seconds = perf_counter() - start
-        self._count(routed, seconds)
-        certified = (routed.exits == self.manifest.depth) | (chosen == self.manifest.policy)
-        return Prediction(routed, certified, seconds * 1000)
+            engine = self._warm_engine()
+            arrival = engine.clock()
+            job = await self._job(engine, rows, options, arrival)
+            prediction = self._prediction(engine, await engine.run(job), options, arrival)
+        self.metrics.requests.labels("ok").inc()
+        return prediction
+
+    async def stream(
+        self, rows: RawRows, options: Options = DEFAULTS
+    ) -> AsyncGenerator[Prediction, None]:
+        """Answer rows as they leave: parts of the request, every row in one of them.
+
+        Raises what `predict` raises, before the first part or after any. Closing the generator
+        cancels the rows that are left.
+        """
+        with self.counted():
+            engine = self._warm_engine()
+            arrival = engine.clock()
+            job = await self._job(engine, rows, options, arrival)
+            async with aclosing(engine.stream(job)) as parts:
+                async for routed in parts:
+                    yield self._prediction(engine, routed, options, arrival)
+        self.metrics.requests.labels("ok").inc()
+
+    def _warm_engine(self) -> Engine:
+        if self.reason or not self._engine:
+            raise Unavailable(self.reason)
+        return self._engine
+
+    async def _job(self, engine: Engine, rows: RawRows, options: Options, arrival: float) -> Job:
+        thresholds = thresholds_of(options, self.manifest, engine.exits)
+        if options.all_exits:  # the policy is applied to what comes back
+            thresholds = thresholds_of(replace(options, policy="full"), self.manifest, engine.exits)
+        deadline, priority = deadline_of(options, arrival), priority_of(options)
+        groups = await self._encode(rows)
+        return Job(groups, thresholds, priority, deadline, options.all_exits)
 
     async def _encode(self, rows: RawRows) -> list[Group]:
         if not 1 <= len(rows) <= self.max_rows:
@@ -102,49 +162,32 @@ class Dataplane:
         # decoding images and texts takes its time: the event loop goes on meanwhile
         return refuse_bad(await asyncio.to_thread(self._encoder.encode, rows))
 
+    def _prediction(
+        self, engine: Engine, routed: Routed, options: Options, arrival: float
+    ) -> Prediction:
+        check_answers(routed, engine.exits)
+        reached = routed.exits
+        if options.all_exits:
+            thresholds = thresholds_of(options, self.manifest, engine.exits)
+            routed = leave_by_policy(routed, thresholds, engine.exits)
+        certified = routed.exits == self.manifest.depth
+        if parse_policy(options.policy, self.manifest) == self.manifest.policy:
+            # a row that had to leave is certified where the policy lets it leave anyway
+            certified |= routed.answers.score >= self._deployed[routed.exits - 1]
+        passed = dict(zip(engine.exits, routed.passed, strict=False))
+        return Prediction(routed, certified, engine.clock() - arrival, passed, reached)
+
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count a failed request by its reason; protocols wrap their own checks in it too."""
+        """Count a request that fails in here by its reason; protocols wrap their own checks too."""
         try:
             yield
         except OfframpError as error:
             self.metrics.requests.labels(error.reason).inc()
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             self.metrics.requests.labels(Cancelled.reason).inc()
             raise
         except Exception:
             self.metrics.requests.labels(OfframpError.reason).inc()
             raise
-
-    def _count(self, routed: Routed, seconds: float) -> None:
-        self.metrics.requests.labels("ok").inc()
-        self.metrics.request_seconds.observe(seconds)
-        self.metrics.rows.inc(len(routed.exits))
-        for number, rows in zip(*np.unique(routed.exits, return_counts=True), strict=True):
-            self.metrics.exits.labels(str(number)).inc(int(rows))
-
-
-def parse_policy(name: str, manifest: Manifest) -> Policy:
-    """The policy that a request asks for by name."""
-    if name == "certified":
-        return manifest.policy
-    if name == "full":
-        return Policy.full(manifest.depth)
-    match = re.fullmatch(r"exit:(\d{1,4})", name)
-    if match and 1 <= int(match[1]) <= manifest.depth:
-        return Policy.at_exit(int(match[1]), manifest.depth)
-    raise InvalidInput(
-        f"policy: found {name[:40]!r}, expected 'certified', 'full' or 'exit:<k>' with k from 1 "
-        f"to {manifest.depth}"
-    )
-
-
-def check_answers(routed: Routed) -> None:
-    """Refuse rows whose values were finite but made the model overflow."""
-    overflown = np.flatnonzero(~np.isfinite(routed.answers.score))
-    if len(overflown):
-        raise InvalidInput(
-            f"rows: the model has no finite answer to the values of row {overflown[0]}; expected "
-            "values of the size that it was trained on"
-        )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,14 +13,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from models.encoding import RawRows
 from models.errors import InvalidInput
 from models.manifest import Manifest
-from service.dataplane import Prediction
+from models.runtime import Answers
+from service.options import DEFAULTS, Options
+from service.prediction import Prediction
+from service.request import Left
 
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Text = Annotated[str, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 def request_model(manifest: Manifest, max_rows: int) -> Any:
-    """A pydantic model with `rows`, as the bundle reads them, and `policy`.
+    """A pydantic model with `rows`, as the bundle reads them, and the options of a request.
 
     Rows are nested lists of numbers, texts, or images as base64. Lengths are part of the type, so
     that an error names the exact place in the document.
@@ -34,8 +40,18 @@ def request_model(manifest: Manifest, max_rows: int) -> Any:
         # unknown fields are refused by `refuse_unknown`: pydantic would make an error of each
         __config__=ConfigDict(extra="allow"),
         rows=(rows, ...),
-        policy=(str, "certified"),
+        policy=(Text, DEFAULTS.policy),
+        max_exit=(Annotated[int, Field(strict=True)] | None, DEFAULTS.max_exit),
+        deadline_ms=(Annotated[float, Field(strict=True)] | None, DEFAULTS.deadline_ms),
+        priority=(Text, DEFAULTS.priority),
+        all_exits=(Flag, DEFAULTS.all_exits),
+        stream=(Flag, False),
     )
+
+
+def options_of(request: Any) -> Options:
+    """What a request that follows the schema chooses; the dataplane checks it."""
+    return Options(**{field.name: getattr(request, field.name) for field in fields(Options)})
 
 
 def raw_rows(rows: Any, manifest: Manifest) -> RawRows:
@@ -91,40 +107,60 @@ def describe_mismatch(error: ValidationError) -> str:
 
 
 def response_body(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
-    """The response: per row its labels, probabilities, exit, score, and whether it is certified."""
-    answers = prediction.routed.answers
-    columns = zip(
-        answers.probabilities,
-        answers.labels,
-        prediction.routed.exits.tolist(),
-        answers.score.tolist(),
-        prediction.certified.tolist(),
-        strict=True,
-    )
+    """The response: what `row_bodies` says of every row, in the order of the request."""
     return {
         "model": manifest.name,
-        "rows": [
-            {
-                "labels": _label_set(probabilities, labels, manifest.labels),
-                "exit": exit_number,
-                "exits": manifest.depth,
-                "score": score,
-                "certified": certified,
-                "probabilities": dict(zip(manifest.labels, probabilities.tolist(), strict=True)),
-            }
-            for probabilities, labels, exit_number, score, certified in columns
-        ],
+        "rows": list(row_bodies(prediction, manifest)),
         "milliseconds": prediction.milliseconds,
     }
 
 
-def _label_set(
-    probabilities: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def row_bodies(prediction: Prediction, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """Per row its labels, probabilities, exit, score, and whether it is certified.
+
+    Where it did not leave by the policy, `left` says why; where they were asked for, `all_exits`
+    lists the answers of all exits that it came to.
+    """
+    routed = prediction.routed
+    for row, number in enumerate(routed.exits.tolist()):
+        body = {
+            "labels": _label_set(routed.answers, row, manifest),
+            "exit": number,
+            "exits": manifest.depth,
+            "score": float(routed.answers.score[row]),
+            "certified": bool(prediction.certified[row]),
+            "probabilities": _probabilities(routed.answers, row, manifest),
+        }
+        if routed.left[row] != Left.POLICY:
+            body["left"] = Left(routed.left[row]).name.lower()
+        if prediction.passed:
+            body["all_exits"] = _all_exits(prediction, row, manifest)
+        yield body
+
+
+def _all_exits(prediction: Prediction, row: int, manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "exit": number,
+            "labels": _label_set(answers, row, manifest),
+            "score": float(answers.score[row]),
+            "probabilities": _probabilities(answers, row, manifest),
+        }
+        for number, answers in prediction.passed.items()
+        if number <= prediction.reached[row]
+    ]
+
+
+def _probabilities(answers: Answers, row: int, manifest: Manifest) -> dict[str, float]:
+    return dict(zip(manifest.labels, answers.probabilities[row].tolist(), strict=True))
+
+
+def _label_set(answers: Answers, row: int, manifest: Manifest) -> list[dict[str, Any]]:
     """The labels of the set, the most probable first."""
-    chosen = np.flatnonzero(labels)
+    probabilities = answers.probabilities[row]
+    chosen = np.flatnonzero(answers.labels[row])
     chosen = chosen[np.argsort(-probabilities[chosen], kind="stable")]
-    return [{"name": names[k], "probability": float(probabilities[k])} for k in chosen]
+    return [{"name": manifest.labels[k], "probability": float(probabilities[k])} for k in chosen]
 
 
 def _brief(value: object) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import SettingsError
-from models.machine import available_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,14 +20,37 @@ class Settings(BaseSettings):
 
     bundle: str = str(ROOT / "bundles" / "digits")
     """A bundle's directory, or its tag in the BentoML model store."""
-    lanes: int = Field(default_factory=available_cores, ge=1)
-    """Threads that run stages; each stage run uses one core."""
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    """What runs the stages. TensorRT computes differently: certify thresholds for it."""
+    lanes: int | Literal["auto"] = "auto"
+    """Workers that run stages; `auto` measures how many are best."""
+    threads: int = Field(default=0, ge=0)
+    """Threads of one lane; 0 chooses them together with the lanes."""
+    mode: Literal["rebatch", "compact", "monolith"] = "rebatch"
+    """`compact` runs a batch to its end without refilling it, `monolith` has the exits off."""
+    overload: Literal["refuse", "shallow"] = "refuse"
+    """When rows are too many: refuse them, or let rows leave at the exit that they have reached."""
+    max_wait_ms: float = Field(default=30_000, gt=0, allow_inf_nan=False)
+    """A request that would have to wait longer, if every row ran to the end, is refused."""
+    max_batch_rows: int = Field(default=128, ge=1)
+    """Rows of one batch."""
     max_rows: int = Field(default=256, ge=1)
     """Rows one request may hold."""
     max_queue_rows: int = Field(default=4096, ge=1)
-    """Rows that may wait for a lane; more are refused."""
+    """Rows admitted and not yet answered; more are refused."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
     """Bytes of one HTTP body."""
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: Any) -> Any:
+        try:
+            number = 1 if value == "auto" else int(value)
+        except (TypeError, ValueError):
+            number = 0
+        if number < 1:
+            raise ValueError("expected 'auto' or a whole number of at least 1")
+        return value if value == "auto" else number
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Settings:
@@ -51,9 +74,10 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        expected = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:
-            raise SettingsError(first["msg"].removeprefix("Value error, ")) from None
+            raise SettingsError(expected) from None
         raise SettingsError(
             f"OFFRAMP_{str(first['loc'][0]).upper()} is {first['input']!r}: "
-            f"{first['msg'].replace('Input should be', 'expected')}"
+            f"{expected.replace('Input should be', 'expected')}"
         ) from None

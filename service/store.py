@@ -40,7 +40,7 @@ def _stored(tag: str) -> Path:
         ) from error
 
 
-def open_runtime(bundle: Bundle) -> StageRuntime:
+def check_model(bundle: Bundle) -> None:
     """Split the bundle's model into stages and run one row through all of them.
 
     Raises
@@ -66,4 +66,3 @@ def open_runtime(bundle: Bundle) -> StageRuntime:
         raise BundleError(
             f"{bundle.path / MODEL} does not fit its manifest: {error}; calibrate again"
         ) from error
-    return runtime

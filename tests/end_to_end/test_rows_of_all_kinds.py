@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from service.dataplane import Dataplane
 from service.http import create_app
 from service.metrics import Metrics
 from service.settings import Settings
-from service.store import open_runtime
 from tests.end_to_end.conftest import Run
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,8 @@ LEAST_F1 = 0.75  # naming every label gives about 0.5, these small models about 
 def serving(bundle_path: Path) -> Iterator[TestClient]:
     bundle = read_bundle(bundle_path)
     settings = Settings(bundle=str(bundle_path), lanes=2, max_rows=ROWS, max_body_bytes=2**20)
-    plane = Dataplane(bundle, open_runtime(bundle), settings, Metrics())
+    plane = Dataplane(bundle, settings, Metrics())
+    asyncio.run(plane.warm_up())
     with TestClient(create_app(plane), raise_server_exceptions=False) as client:
         yield client
     plane.close()

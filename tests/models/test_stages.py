@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from time import perf_counter
 
 import numpy as np
 import onnx
@@ -122,33 +121,3 @@ def test_rows_are_answered_at_their_own_exit(runtime: StageRuntime, rows: np.nda
         np.testing.assert_array_equal(
             picked.probabilities[row], answers[number - 1].probabilities[row]
         )
-
-
-@pytest.mark.slow
-def test_asking_for_exit_1_costs_what_stage_1_costs(
-    bundle: Bundle, runtime: StageRuntime, rows: np.ndarray
-) -> None:
-    """One session computes all heads, whichever is asked for: the split makes exits cheap."""
-    import asyncio
-
-    from models.policy import Policy
-    from service.engine import Engine
-    from service.metrics import Metrics
-
-    engine = Engine(runtime, Metrics(), lanes=1, max_queue_rows=256)
-    batch = rows[:256]  # handing a request to a lane costs a fixed fraction of a millisecond
-    stage_1, exit_1 = [], []
-
-    async def measure() -> None:
-        for _ in range(50):
-            start = perf_counter()
-            runtime.run(1, (batch,))
-            middle = perf_counter()
-            await engine.run((batch,), Policy.at_exit(1, runtime.depth))
-            stage_1.append(middle - start)
-            exit_1.append(perf_counter() - middle)
-
-    asyncio.run(measure())
-    engine.close()
-    # the fastest runs: the others measure what else the machine does
-    assert np.quantile(exit_1, 0.1) < 1.3 * np.quantile(stage_1, 0.1)

@@ -1,27 +1,81 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
+from models.runtime import StageRuntime
 from service.dataplane import Dataplane
 from service.http import create_app
 from service.metrics import Metrics
 from service.settings import Settings
-from service.store import open_runtime
 
 
-@pytest.fixture
+def cold_dataplane(
+    bundle: Bundle, on_broken: Callable[[str], None] = print, **changed: Any
+) -> Dataplane:
+    """One lane, before its warm-up."""
+    chosen = {"lanes": 1, "threads": 1, "max_rows": 64, "max_body_bytes": 2**20, **changed}
+    return Dataplane(bundle, Settings(bundle=str(bundle.path), **chosen), Metrics(), on_broken)
+
+
+@asynccontextmanager
+async def serving(bundle: Bundle, **changed: Any) -> AsyncIterator[Dataplane]:
+    """A warm dataplane of its own."""
+    plane = cold_dataplane(bundle, **changed)
+    await plane.warm_up()
+    assert plane.ready, plane.reason
+    yield plane
+    await asyncio.to_thread(plane.close)
+
+
+@pytest.fixture(scope="session")
 def dataplane(bundle: Bundle) -> Iterator[Dataplane]:
-    settings = Settings(bundle=str(bundle.path), lanes=2, max_rows=64, max_body_bytes=2**20)
-    plane = Dataplane(bundle, open_runtime(bundle), settings, Metrics())
+    plane = cold_dataplane(bundle)
+    asyncio.run(plane.warm_up())
+    assert plane.ready, plane.reason
     yield plane
     plane.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(dataplane: Dataplane) -> Iterator[TestClient]:
     with TestClient(create_app(dataplane), raise_server_exceptions=False) as client:
         yield client
+
+
+class Gate:
+    """Holds every run of the stages from `stage` on until it is opened."""
+
+    def __init__(self, stage: int) -> None:
+        self.stage = stage
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def wait(self, stage: int) -> None:
+        if stage >= self.stage:
+            self.reached.set()
+            assert self.opened.wait(timeout=60)
+
+
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Gate]]:
+    """Every stage run of every engine passes the gates in this list first."""
+    standing: list[Gate] = []
+    real = StageRuntime.run
+
+    def run(self: StageRuntime, stage: int, carry: Any) -> Any:
+        for gate in standing:
+            gate.wait(stage)
+        return real(self, stage, carry)
+
+    monkeypatch.setattr(StageRuntime, "run", run)
+    yield standing
+    for gate in standing:
+        gate.opened.set()

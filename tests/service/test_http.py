@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from models.bundle import Bundle
+from models.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from models.runtime import StageRuntime, at_exits
 from service.dataplane import Dataplane
+from service.http import create_app
+from tests.service.conftest import Gate, cold_dataplane, serving
 
 
 def predict(client: TestClient, rows: Any, **fields: Any) -> dict[str, Any]:
@@ -215,20 +220,299 @@ def test_no_value_in_a_well_formed_request_is_an_internal_error(
         assert all(0 <= row["score"] <= 1 for row in response.json()["rows"])
 
 
-def test_metrics_count_requests_rows_and_exits(
-    client: TestClient, dataplane: Dataplane, rows: np.ndarray
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"deadline_ms": 0}, ["deadline_ms", "found 0", "3600000"]),
+        ({"deadline_ms": -5.5}, ["deadline_ms", "found -5.5", "3600000"]),
+        ({"deadline_ms": float("nan")}, ["deadline_ms", "found nan", "3600000"]),
+        ({"deadline_ms": float("inf")}, ["deadline_ms", "found inf", "3600000"]),
+        ({"deadline_ms": 3_600_001}, ["deadline_ms", "found 3600001", "one hour"]),
+        ({"deadline_ms": "5"}, ["deadline_ms", "found '5'", "number"]),
+        ({"deadline_ms": True}, ["deadline_ms", "found True", "number"]),
+        ({"max_exit": 0}, ["max_exit", "found 0", "from 1 to 4"]),
+        ({"max_exit": 5}, ["max_exit", "found 5", "from 1 to 4"]),
+        ({"max_exit": 10**400}, ["max_exit", "found 1000", "from 1 to 4"]),
+        ({"max_exit": 2.0}, ["max_exit", "found 2.0", "integer"]),
+        ({"max_exit": "2"}, ["max_exit", "found '2'", "integer"]),
+        ({"priority": "shadow"}, ["priority", "'shadow'", "'interactive' or 'batch'"]),
+        ({"priority": 1}, ["priority", "found 1", "string"]),
+        ({"all_exits": 1}, ["all_exits", "found 1", "boolean"]),
+        ({"stream": "yes"}, ["stream", "found 'yes'", "boolean"]),
+        ({"stream": True, "max_exit": 5}, ["max_exit", "found 5", "from 1 to 4"]),
+    ],
+)
+def test_a_bad_option_is_answered_with_what_is_allowed(
+    client: TestClient, rows: np.ndarray, fields: dict[str, Any], words: list[str]
 ) -> None:
-    predict(client, rows[:5].tolist(), policy="full")
-    predict(client, rows[:3].tolist(), policy="exit:1")
-    refused(client, "{")
-    client.post("/predict", content=b" " * (2**20 + 1))
-    lines = client.get("/metrics").text.splitlines()
-    assert "offramp_rows_total 8.0" in lines
-    assert 'offramp_exits_total{exit="4"} 5.0' in lines
+    error = refused(client, json.dumps({"rows": rows[:1].tolist(), **fields}))
+    assert all(word in error for word in words), error
+    assert len(error) < 300
+
+
+option_values = st.fixed_dictionaries(
+    {},
+    optional={
+        "policy": st.sampled_from(["certified", "full", "exit:1", "exit:4"]) | json_values,
+        "max_exit": st.integers(1, 4) | json_values,
+        "deadline_ms": st.floats(1, 1000) | json_values,
+        "priority": st.sampled_from(["interactive", "batch"]) | json_values,
+        "all_exits": st.booleans() | json_values,
+        "stream": st.booleans() | json_values,
+    },
+)
+
+
+@any_client
+@given(option_values)
+def test_no_option_is_an_internal_error(
+    client: TestClient, rows: np.ndarray, fields: dict[str, Any]
+) -> None:
+    body = json.dumps({"rows": rows[:2].tolist(), **fields})
+    response = client.post("/predict", content=body)
+    assert response.status_code in (200, 400, 504), response.text
+    for line in response.text.splitlines():
+        json.loads(line)
+
+
+def test_options_that_are_null_are_not_given(client: TestClient, rows: np.ndarray) -> None:
+    body = predict(client, rows[:2].tolist(), policy="full", max_exit=None, deadline_ms=None)
+    assert [row["exit"] for row in body["rows"]] == [4, 4]
+
+
+def test_rows_leave_at_the_last_exit_asked_for(client: TestClient, rows: np.ndarray) -> None:
+    body = predict(client, rows[:8].tolist(), policy="full", max_exit=2, priority="batch")
+    assert {row["exit"] for row in body["rows"]} == {2}
+    assert {row["certified"] for row in body["rows"]} == {False}
+    assert all("left" not in row and "all_exits" not in row for row in body["rows"])
+
+
+def test_every_exit_is_listed_where_all_are_asked_for(
+    client: TestClient, runtime: StageRuntime, rows: np.ndarray
+) -> None:
+    answers = runtime.all_exits((rows[:6],))
+    (whole, plain) = (
+        predict(client, rows[:6].tolist(), all_exits=asked)["rows"] for asked in (True, False)
+    )
+    for row, body in enumerate(whole):
+        listed = body.pop("all_exits")
+        assert [entry["exit"] for entry in listed] == [1, 2, 3, 4]
+        for entry, expected in zip(listed, answers, strict=True):
+            assert entry["score"] == pytest.approx(expected.score[row], abs=1e-4)
+            assert list(entry["probabilities"].values()) == pytest.approx(
+                expected.probabilities[row], abs=1e-4
+            )
+            assert len(entry["labels"]) == expected.labels[row].sum()
+        assert body["exit"] == plain[row]["exit"]
+        assert body["probabilities"] == pytest.approx(plain[row]["probabilities"], abs=1e-4)
+
+
+def test_an_answer_says_that_it_is_due_to_the_deadline(
+    client: TestClient, rows: np.ndarray, gates: list[Gate]
+) -> None:
+    gates.append(Gate(stage=2))
+    body = predict(client, rows[:3].tolist(), policy="full", deadline_ms=300)
+    assert [(row["exit"], row["left"], row["certified"]) for row in body["rows"]] == [
+        (1, "deadline", False)
+    ] * 3
+
+
+def test_a_deadline_before_any_answer_is_a_timeout(
+    client: TestClient, rows: np.ndarray, gates: list[Gate]
+) -> None:
+    gates.append(Gate(stage=1))
+    error = refused(client, json.dumps({"rows": rows[:1].tolist(), "deadline_ms": 100}), 504)
+    assert "deadline" in error
+
+
+def streamed(client: TestClient, rows: np.ndarray, **fields: Any) -> list[dict[str, Any]]:
+    response = client.post("/predict", json={"rows": rows.tolist(), "stream": True, **fields})
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+@pytest.mark.parametrize("fields", [{}, {"policy": "full"}, {"all_exits": True, "max_exit": 3}])
+def test_a_stream_has_a_line_for_every_row(
+    client: TestClient, rows: np.ndarray, fields: dict[str, Any]
+) -> None:
+    whole = predict(client, rows[:40].tolist(), **fields)["rows"]
+    lines = streamed(client, rows[:40], **fields)
+    assert sorted(line["row"] for line in lines) == list(range(40))
+    for line in lines:
+        expected = whole[line.pop("row")]
+        assert line.keys() == expected.keys()
+        assert (line["exit"], line["certified"]) == (expected["exit"], expected["certified"])
+        assert line["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
+
+
+def test_an_error_ends_a_stream_with_a_line_of_its_own(
+    client: TestClient, rows: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StageRuntime.run
+
+    def run(self: StageRuntime, stage: int, carry: Any) -> Any:
+        if stage == 2 and len(carry[0]) and carry[0].any():
+            raise RuntimeError("cannot be computed")
+        return real(self, stage, carry)
+
+    monkeypatch.setattr(StageRuntime, "run", run)
+    *answered, last = streamed(client, rows[:40])
+    assert list(last) == ["error"]
+    assert "row" in last["error"]
+    assert "internal" not in last["error"]
+    assert answered
+    assert {line["exit"] for line in answered} == {1}
+
+
+def test_an_overflown_stream_is_refused_like_any_request(
+    client: TestClient, rows: np.ndarray
+) -> None:
+    body = json.dumps({"rows": np.full((1, 1, 32, 32), 1e38).tolist(), "stream": True})
+    assert "no finite answer to the values of row 0" in refused(client, body)
+
+
+class Caller:
+    """One HTTP request to an ASGI application, whose client can go away.
+
+    sent : what the application sent
+    """
+
+    def __init__(self, rows: np.ndarray, **fields: Any) -> None:
+        self.body: bytes | None = json.dumps({"rows": rows.tolist(), **fields}).encode()
+        self.gone = asyncio.Event()
+        self.got_body = asyncio.Event()
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        if message.get("body"):
+            self.got_body.set()
+
+    async def call(self, plane: Dataplane) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        await create_app(plane)(scope, self.receive, self.send)
+
+
+def count(plane: Dataplane, name: str, **labels: str) -> float:
+    plane.metrics.exposition()
+    return plane.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
+
+
+async def test_a_client_that_goes_away_takes_its_rows_along(
+    bundle: Bundle, rows: np.ndarray, gates: list[Gate]
+) -> None:
+    async with serving(bundle) as plane:
+        gates.append(Gate(stage=2))
+        caller = Caller(rows[:5], policy="full")
+        call = asyncio.create_task(caller.call(plane))
+        await asyncio.to_thread(gates[0].reached.wait, 60)
+        caller.gone.set()
+        await call
+        assert caller.sent[0]["status"] == 499
+        assert count(plane, "rows_total", outcome="cancelled") == 5
+        assert count(plane, "cancelled_rows_total", stage="2") == 5
+        assert count(plane, "requests_total", outcome="cancelled") == 1
+        gates[0].opened.set()
+
+
+async def test_a_client_that_leaves_a_stream_takes_the_other_rows_along(
+    bundle: Bundle, rows: np.ndarray, gates: list[Gate]
+) -> None:
+    async with serving(bundle) as plane:
+        gates.append(Gate(stage=2))
+        caller = Caller(rows[:8], stream=True)
+        call = asyncio.create_task(caller.call(plane))
+        await asyncio.wait_for(caller.got_body.wait(), 60)
+        caller.gone.set()
+        await call
+        lines = b"".join(message.get("body", b"") for message in caller.sent).splitlines()
+        assert 0 < len(lines) < 8
+        assert count(plane, "rows_total", outcome="cancelled") == 8 - len(lines)
+        assert count(plane, "requests_total", outcome="cancelled") == 1
+        gates[0].opened.set()
+
+
+async def test_a_request_that_is_timed_out_takes_its_rows_along(
+    bundle: Bundle, rows: np.ndarray, gates: list[Gate]
+) -> None:
+    async with serving(bundle) as plane:
+        gates.append(Gate(stage=1))
+        call = asyncio.create_task(Caller(rows[:5]).call(plane))
+        await asyncio.to_thread(gates[0].reached.wait, 60)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert count(plane, "rows_total", outcome="cancelled") == 5
+        gates[0].opened.set()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"),
+    [
+        (Overloaded("full", "rows", 0.0), 429, "1"),
+        (Overloaded("full", "wait", 2.1), 429, "3"),
+        (Unavailable("stopping"), 503, "1"),
+        (DeadlineExceeded("late"), 504, None),
+        (InvalidInput("bad"), 400, None),
+        (RuntimeError("secret"), 500, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_errors_have_their_status_and_say_when_to_come_back(
+    client: TestClient,
+    rows: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    retry_after: str | None,
+    stream: bool,
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise error
+
+    async def refuse_stream(*_: object) -> AsyncIterator[None]:
+        raise error
+        yield
+
+    monkeypatch.setattr("service.engine.Engine.run", refuse)
+    monkeypatch.setattr("service.engine.Engine.stream", refuse_stream)
+    response = client.post("/predict", json={"rows": rows[:1].tolist(), "stream": stream})
+    assert response.status_code == status
+    assert response.headers.get("retry-after") == retry_after
+    assert "secret" not in response.text
+
+
+def test_a_service_that_is_not_ready_says_why(bundle: Bundle, rows: np.ndarray) -> None:
+    plane = cold_dataplane(bundle)
+    with TestClient(create_app(plane)) as client:
+        error = refused(client, json.dumps({"rows": rows[:1].tolist()}), 503)
+    assert "warming up" in error
+    plane.close()
+
+
+async def test_metrics_count_requests_rows_and_exits(bundle: Bundle, rows: np.ndarray) -> None:
+    async with serving(bundle) as plane:
+        with TestClient(create_app(plane)) as client:
+            predict(client, rows[:5].tolist(), policy="full")
+            predict(client, rows[:3].tolist(), policy="exit:1")
+            streamed(client, rows[:2], policy="full")
+            refused(client, "{")
+            client.post("/predict", content=b" " * (2**20 + 1))
+            lines = client.get("/metrics").text.splitlines()
+    assert 'offramp_rows_total{outcome="answered"} 10.0' in lines
+    assert 'offramp_exits_total{exit="4"} 7.0' in lines
     assert 'offramp_exits_total{exit="1"} 3.0' in lines
-    assert 'offramp_requests_total{outcome="ok"} 2.0' in lines
+    assert 'offramp_requests_total{outcome="ok"} 3.0' in lines
     assert 'offramp_requests_total{outcome="invalid_input"} 1.0' in lines
     assert 'offramp_requests_total{outcome="payload_too_large"} 1.0' in lines
-    assert 'offramp_stage_seconds_count{stage="1"} 2.0' in lines
-    assert 'offramp_stage_seconds_count{stage="4"} 1.0' in lines
-    assert "offramp_queue_rows 0.0" in lines
+    assert 'offramp_batch_rows_sum{stage="1"} 10.0' in lines
+    assert 'offramp_batch_rows_sum{stage="4"} 7.0' in lines
+    assert 'offramp_queue_rows{stage="1"} 0.0' in lines

@@ -11,7 +11,7 @@ import pytest
 from models.bundle import MODEL, Bundle, write_bundle
 from models.errors import BundleError
 from models.manifest import Manifest
-from service.store import load_bundle, open_runtime
+from service.store import check_model, load_bundle
 from tests.conftest import ROOT
 
 
@@ -80,4 +80,4 @@ def test_a_model_that_does_not_fit_its_manifest_is_refused(
         tmp_path / "forged", Manifest.model_validate(content), {MODEL: bundle.model}
     )
     with pytest.raises(BundleError, match=rf"{MODEL} does not fit its manifest.*{words}"):
-        open_runtime(forged)
+        check_model(forged)

@@ -1,0 +1,1 @@
+"""The command line over all parts: the only package that knows both calibration and service."""

@@ -1,0 +1,24 @@
+"""The command `offramp`: calibration's commands, and those that need the service's code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from calibration.cli import app
+from cli.simulate import simulate
+from models.errors import OfframpError
+
+USER_MISTAKE = 2
+
+app.command()(simulate)
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one paragraph and exit code 2."""
+    try:
+        app()
+    except OfframpError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(USER_MISTAKE)

@@ -1,0 +1,53 @@
+"""The deepest answer of every row in the system, in columns by the row's slot."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.runtime import Answers
+
+NONE = 0
+"""In `exits`: the row has no answer yet."""
+
+
+class AnswerTable:
+    """Columns over `capacity` slots; see `service.row_table` for slots.
+
+    exits : int16 (capacity,), number of the exit that gave the answer; 0 for none yet
+    left : int8 (capacity,), why the row left, see `service.request.Left`; -1 while on its way
+    thresholds : float32 (capacity, S), see `service.request.Job`
+    arrival : float (capacity,), milliseconds on the clock
+    owner : int64 (capacity,), number of the request that the row is part of
+    place : int64 (capacity,), of the row in its request
+    """
+
+    def __init__(self, capacity: int, stages: int, labels: int) -> None:
+        self.exits = np.zeros(capacity, np.int16)
+        self.left = np.full(capacity, -1, np.int8)
+        self.thresholds = np.zeros((capacity, stages), np.float32)
+        self.arrival = np.zeros(capacity)
+        self.owner = np.zeros(capacity, np.int64)
+        self.place = np.zeros(capacity, np.int64)
+        self._probabilities = np.zeros((capacity, labels), np.float32)
+        self._labels = np.zeros((capacity, labels), bool)
+        self._score = np.zeros(capacity, np.float32)
+
+    def open(self, slots: np.ndarray, thresholds: np.ndarray, arrival: float, owner: int) -> None:
+        """Rows without an answer, one slot per place in their request."""
+        self.exits[slots] = NONE
+        self.left[slots] = -1
+        self.thresholds[slots] = thresholds
+        self.arrival[slots] = arrival
+        self.owner[slots] = owner
+        self.place[slots] = np.arange(len(slots))
+
+    def record(self, slots: np.ndarray, exit_number: int, answers: Answers) -> None:
+        """What an exit says of these rows."""
+        self.exits[slots] = exit_number
+        self._probabilities[slots] = answers.probabilities
+        self._labels[slots] = answers.labels
+        self._score[slots] = answers.score
+
+    def answers(self, slots: np.ndarray) -> Answers:
+        """The deepest answers of these rows."""
+        return Answers(self._probabilities[slots], self._labels[slots], self._score[slots])

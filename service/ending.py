@@ -1,0 +1,40 @@
+"""How the whole server ends when it can answer nothing any more.
+
+A worker that ends is replaced by BentoML's supervisor, or missed by it for ten seconds, and either
+way the platform learns nothing. So the worker ends with a status of its own, and the supervisor
+ends with it, at once and with the same status.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+LANE_DIED = 70
+"""Exit status; EX_SOFTWARE of sysexits.h."""
+
+GRACE_SECONDS = 1.0
+"""For the failures of requests in flight to reach their clients."""
+
+
+def end_worker_soon() -> None:
+    """End this process, whatever its threads do, when the failures are answered."""
+    timer = threading.Timer(GRACE_SECONDS, os._exit, [LANE_DIED])
+    timer.daemon = True
+    timer.start()
+
+
+def end_with_worker() -> None:
+    """Let this process, the supervisor of workers, end when one has ended itself so."""
+    # handlers can be set in the main thread only; elsewhere the program is not ours to end
+    if threading.current_thread() is threading.main_thread() and hasattr(os, "waitid"):
+        signal.signal(signal.SIGCHLD, _end_if_lane_died)
+
+
+def _end_if_lane_died(number: int, frame: FrameType | None) -> None:
+    # only looks: the supervisor collects its children itself
+    child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if child and child.si_code == os.CLD_EXITED and child.si_status == LANE_DIED:
+        raise SystemExit(LANE_DIED)

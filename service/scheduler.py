@@ -1,0 +1,255 @@
+"""The scheduler: which stage runs next, and with which rows.
+
+Pure: no threads, no ONNX, no clock of its own. The service, the tests and the simulator drive the
+same code; all times are milliseconds on the caller's clock.
+
+Rows wait in lines, one per priority, stage and carry shape; which line goes next, and how many of
+its rows, is `service.rule`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from models.runtime import Piece
+from service.costs import CostModel, Shape
+from service.line import Block, Line, Lines
+from service.request import Priority
+from service.row_table import NOWHERE, RowTable
+from service.rule import URGENT, Rule
+
+Mode = Literal["rebatch", "compact", "monolith"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one stage for one lane.
+
+    priority : of the line; see `service.rule`
+    ids : int64 (b,), of the rows to run, in the order of the pieces
+    pieces : where their carries are
+    full : rows of a full batch
+    late : int64 (m,), rows that cannot be answered by this stage before their deadline: not run
+    dated : some of the rows have a deadline
+    """
+
+    stage: int
+    shape: Shape
+    priority: int
+    ids: np.ndarray
+    pieces: list[Piece]
+    full: int
+    late: np.ndarray
+    dated: bool = False
+
+
+class Scheduler:
+    """Keeps the lines and chooses from them.
+
+    Parameters
+    ----------
+    costs : measured times of the stages
+    capacity : rows in the system at most
+    lanes : how many run batches at the same time
+    mode : `rebatch`; or `compact`: survivors go on as they are, to the end, without refill.
+        `monolith` is `rebatch` over a runtime with one stage
+    """
+
+    def __init__(
+        self, costs: CostModel, capacity: int, lanes: int = 1, mode: Mode = "rebatch"
+    ) -> None:
+        self.rows = RowTable(capacity)
+        self._costs = costs
+        self._lanes = lanes
+        self._mode = mode
+        self._lines = Lines(costs)
+        self._rule = Rule(costs.stages)
+
+    def enter(
+        self,
+        groups: Sequence[tuple[Shape, int, Any]],
+        priority: Priority,
+        deadline: float,
+        now: float,
+    ) -> list[np.ndarray]:
+        """Take in rows at stage 1; there has to be room.
+
+        Parameters
+        ----------
+        groups : shape, number of rows, and the carry that holds them
+        deadline : infinite without one
+
+        Returns
+        -------
+        ids, int64 (b,), per group
+        """
+        entered = []
+        for shape, count, carry in groups:
+            ids = self.rows.add(count, priority, deadline)
+            dated = deadline < np.inf
+            block = Block(ids, carry, np.arange(count), True, now, dated)
+            self._join(block, priority, 1, shape, now)
+            entered.append(ids)
+        return entered
+
+    def pick(self, now: float, idle: int = 1) -> Batch | None:
+        """The next batch for a free lane; None when no row waits. It may hold late rows only.
+
+        idle : lanes that are free, this one included
+        """
+        line = self._rule.choose(self._lines.busy.values(), now)
+        if line is None:
+            return None
+        count = line.full_batch
+        if idle > 1 and len(self._lines.busy) == 1:
+            worthwhile = self._costs.worthwhile_batch(line.stage, line.shape)
+            count = min(count, max(worthwhile, -(-line.rows // idle)))
+        blocks = line.take(count, self.rows.present)
+        self._lines.served(line)
+        return self._formed(line, blocks, now)
+
+    def go_on(
+        self, batch: Batch, rows: np.ndarray, carry: Any, compacted: bool, now: float
+    ) -> Batch | None:
+        """Rows of a batch that stay go on to the next stage.
+
+        Rows that leave are not touched: `remove` them when they are answered.
+
+        Parameters
+        ----------
+        rows : int (m,), the places in the batch of those that stay, ascending; rows that were
+            removed meanwhile are passed over
+        carry : what the stage made of all rows of the batch
+        compacted : the carry holds only the rows that stay
+
+        Returns
+        -------
+        In `compact` mode the batch that the same lane runs next, if any.
+        """
+        ids = batch.ids[rows]
+        places = np.arange(len(rows)) if compacted else rows
+        whole = compacted or len(rows) == len(batch.ids)
+        block = Block(ids, carry, places, whole, now, batch.dated)
+        wanted = self.rows.present(ids)
+        if not wanted.all():
+            block = block.part(wanted)
+        if not len(block.ids):
+            return None
+        if self._mode == "compact":
+            return self._continued(batch, block, now)
+        self._join(block, batch.priority, batch.stage + 1, batch.shape, now)
+        return None
+
+    def remove(self, ids: np.ndarray) -> None:
+        """Rows are gone: answered, or not wanted any more. Those that are gone already are not."""
+        ids = ids[self.rows.present(ids)]
+        waits = self.rows.line[self.rows.slots(ids)]
+        for number, count in Counter(waits[waits != NOWHERE].tolist()).items():
+            line = self._lines.numbered[number]
+            line.give_up(count)
+            self._lines.served(line)
+        self.rows.remove(ids)
+
+    def limit_batch(self, rows: int) -> None:
+        """No batch holds more than `rows` rows from now on."""
+        self._costs.limit(rows)
+        self._lines.refresh()
+
+    def lines(self) -> Collection[Line]:
+        """Those in which rows wait."""
+        return self._lines.busy.values()
+
+    def wait(self, priority: int, stages: int | None = None) -> float:
+        """Milliseconds of work that goes before a new row at worst, shared by the lanes.
+
+        stages : count rows up to this stage only
+        """
+        deepest = self._costs.stages if stages is None else stages
+        work = sum(
+            line.rows * line.remaining
+            for line in self._lines.busy.values()
+            if line.priority <= priority and line.stage <= deepest
+        )
+        return work / self._lanes
+
+    def _continued(self, batch: Batch, block: Block, now: float) -> Batch:
+        stage, shape = batch.stage + 1, batch.shape
+        left = self.rows.deadline[self.rows.slots(block.ids)] - now
+        rows = min(len(left), self._costs.max_batch_rows)
+        late = left < self._costs.milliseconds(stage, shape, rows)
+        kept = block.part(~late) if late.any() else block
+        pieces = [kept.piece] if len(kept.ids) else []
+        ids, late_ids = kept.ids, block.ids[late]
+        return Batch(stage, shape, batch.priority, ids, pieces, batch.full, late_ids, batch.dated)
+
+    def _join(self, block: Block, priority: int, stage: int, shape: Shape, now: float) -> None:
+        """Rows join the line of their own priority; those with a deadline perhaps the urgent one.
+
+        priority : of rows without a deadline, which are all alike
+        """
+        if not block.dated:
+            self._append(block, self._lines.find(priority, stage, shape))
+            return
+        slots = self.rows.slots(block.ids)
+        own = self.rows.priority[slots]
+        run = self._costs.milliseconds(stage, shape, self._costs.full_batch(stage, shape))
+        ahead = np.array([self.wait(p) for p in range(Priority.SHADOW + 1)])[own]
+        # in time only if nothing that goes before it takes longer than it should
+        kinds = np.where(self.rows.deadline[slots] - now < ahead + 2 * run, URGENT, own)
+        for kind in sorted(set(kinds.tolist())):
+            self._append(block.part(kinds == kind), self._lines.find(kind, stage, shape))
+
+    def _append(self, block: Block, line: Line) -> None:
+        self.rows.line[self.rows.slots(block.ids)] = line.number
+        line.append(block)
+        self._lines.busy[line.number] = line
+
+    def _formed(self, line: Line, blocks: list[Block], now: float) -> Batch:
+        ids = np.concatenate([block.ids for block in blocks])
+        slots = self.rows.slots(ids)
+        self.rows.line[slots] = NOWHERE
+        dated = any(block.dated for block in blocks)
+        late = ids[:0]
+        if dated:
+            is_late, runs = self._in_time(line, self.rows.deadline[slots] - now)
+            late = ids[is_late]
+            bounds = np.cumsum([0, *(len(block.ids) for block in blocks)]).tolist()
+            spans = [slice(*span) for span in pairwise(bounds)]
+            for block, span in reversed(list(zip(blocks, spans, strict=True))):
+                self._put_back(line, block.part(~(is_late | runs)[span]))
+            if not runs.all():
+                blocks = [block.part(runs[span]) for block, span in zip(blocks, spans, strict=True)]
+                ids = ids[runs]
+        pieces = [block.piece for block in blocks if len(block.ids)]
+        return Batch(
+            line.stage, line.shape, line.priority, ids, pieces, line.full_batch, late, dated
+        )
+
+    def _in_time(self, line: Line, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows are late and which run now, by the milliseconds they have left: (b,) each."""
+
+        def milliseconds(rows: int) -> float:
+            return self._costs.milliseconds(line.stage, line.shape, rows)
+
+        fewest = min(len(left), -(-line.full_batch // 2))
+        late = left < milliseconds(fewest)
+        runs = ~late
+        count = int(runs.sum())
+        nearest = left[runs].min(initial=np.inf)
+        while count > fewest and milliseconds(count) > nearest:
+            count -= 1
+        order = np.argsort(np.where(late, np.inf, left), kind="stable")
+        runs[order[count:]] = False
+        return late, runs
+
+    def _put_back(self, line: Line, block: Block) -> None:
+        if len(block.ids):
+            self.rows.line[self.rows.slots(block.ids)] = line.number
+            line.put_back(block)
+            self._lines.busy[line.number] = line
