@@ -43,19 +43,27 @@ class CostModel:
         # a longer run that was measured as the shorter one is noise
         self._times = np.maximum.accumulate(np.asarray(milliseconds, float), axis=1)
         self.base = base
-        self._tables: dict[tuple[int, Shape], _Table] = {}
+        self._tables: dict[Shape, _Table] = {}
 
     def milliseconds(self, stage: int, shape: Shape, rows: int) -> float:
         """What a run of `rows` rows (1 to `max_batch_rows`) takes in stage 1..S."""
-        return self._table(stage, shape).times[rows]
+        return self._table(shape).times[stage - 1][rows]
 
-    def full_batch(self, stage: int, shape: Shape) -> int:
-        """Rows of a full batch: the fewest at which a row costs at most 1.03 of the least."""
-        return self._table(stage, shape).full
+    def full_batch(self, shape: Shape) -> int:
+        """Rows of a full batch: the fewest at which a row costs at most 1.03 of the least.
 
-    def worthwhile_batch(self, stage: int, shape: Shape) -> int:
+        The same for all stages, by their sum: what one stage has run is then a batch of the next,
+        and noise in the measurements evens out.
+        """
+        return self._table(shape).full
+
+    def worthwhile_batch(self, shape: Shape) -> int:
         """The fewest rows at which a row costs at most 1.5 of the least."""
-        return self._table(stage, shape).worthwhile
+        return self._table(shape).worthwhile
+
+    def batch_time(self, stage: int, shape: Shape) -> float:
+        """What a full batch takes."""
+        return self.milliseconds(stage, shape, self.full_batch(shape))
 
     def limit(self, rows: int) -> None:
         """No batch holds more than `rows` rows from now on."""
@@ -64,44 +72,35 @@ class CostModel:
 
     def row_milliseconds(self, stage: int, shape: Shape) -> float:
         """What a row of a full batch takes."""
-        table = self._table(stage, shape)
-        return table.times[table.full] / table.full
+        return self.batch_time(stage, shape) / self.full_batch(shape)
 
     def remaining(self, stage: int, shape: Shape) -> float:
         """What a row of full batches takes from stage `stage` to the end: the worst case."""
         return sum(self.row_milliseconds(k, shape) for k in range(stage, self.stages + 1))
 
-    def full_depth(self, shape: Shape) -> float:
-        """What a full batch takes through all stages."""
-        return sum(
-            self.milliseconds(stage, shape, self.full_batch(stage, shape))
-            for stage in range(1, self.stages + 1)
-        )
-
-    def _table(self, stage: int, shape: Shape) -> _Table:
-        key = (stage, shape)
-        if key not in self._tables:
+    def _table(self, shape: Shape) -> _Table:
+        if shape not in self._tables:
             # clients choose shapes: what is kept is bounded
             if len(self._tables) >= 4096:
                 self._tables.clear()
-            self._tables[key] = self._interpolated(stage, self._units(shape))
-        return self._tables[key]
+            self._tables[shape] = self._interpolated(self._units(shape))
+        return self._tables[shape]
 
     def _units(self, shape: Shape) -> float:
         pairs = zip(shape, self.base, strict=True)
         return max((prod(sizes) / prod(base) for sizes, base in pairs), default=1.0)
 
-    def _interpolated(self, stage: int, units: float) -> _Table:
+    def _interpolated(self, units: float) -> _Table:
         rows = np.arange(1, self.max_batch_rows + 1)
-        measured, counts = self._times[stage - 1], rows * units
-        times = np.interp(counts, self._rows, measured)
+        counts = rows * units
+        times = np.array([np.interp(counts, self._rows, measured) for measured in self._times])
         # beyond the largest measured batch a row costs what it does there
         beyond = counts > self._rows[-1]
-        times[beyond] = measured[-1] * counts[beyond] / self._rows[-1]
-        share = times / rows
+        times[:, beyond] = self._times[:, -1:] * counts[beyond] / self._rows[-1]
+        share = times.sum(axis=0) / rows
         share /= share.min()
         return _Table(
-            [0.0, *times.tolist()],
+            [[0.0, *stage] for stage in times.tolist()],
             int(rows[share <= GOOD_ENOUGH][0]),
             int(rows[share <= WORTHWHILE][0]),
         )
@@ -109,8 +108,8 @@ class CostModel:
 
 @dataclass(frozen=True)
 class _Table:
-    """times : milliseconds by rows, from 0 on; full, worthwhile : rows of such batches."""
+    """times : milliseconds, [stage][rows], rows from 0; full, worthwhile : rows of such batches."""
 
-    times: list[float]
+    times: list[list[float]]
     full: int
     worthwhile: int

@@ -1,4 +1,4 @@
-"""Lines: rows of one priority and one shape wait for one stage, first come first served."""
+"""Lines: rows of one priority and one shape wait for one stage, in the order in which they came."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from service.costs import CostModel, Shape
 
 PATIENCE = 20  # in times of what a full batch takes through all stages
 MOST_LINES = 4096  # clients choose shapes
+
+Wanted = Callable[[np.ndarray], np.ndarray]
+"""Which rows are still in the system: ids, int64 (b,) -> bool (b,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,9 @@ class Line:
     stage : 1..S
     shape : of the rows
     full_batch : rows of a full batch
+    batch_time : milliseconds that it takes
     remaining : milliseconds that a row needs from here to the end at most, in full batches
+    follow_up : milliseconds that the rows of a full batch may take in the stages behind this one
     patience : milliseconds after which a row has waited too long here
     """
 
@@ -63,12 +68,20 @@ class Line:
         self.priority = priority
         self.stage = stage
         self.shape = shape
-        self.full_batch = costs.full_batch(stage, shape)
-        self.remaining = costs.remaining(stage, shape)
-        self.patience = PATIENCE * costs.full_depth(shape)
         self.rows = 0
         self._blocks: deque[Block] = deque()
         self._has_gaps = False  # rows that were given up stand among the others
+        self.measure(costs)
+
+    def measure(self, costs: CostModel) -> None:
+        """Take in what the cost model says now."""
+        stage, shape = self.stage, self.shape
+        times = [costs.batch_time(k, shape) for k in range(1, costs.stages + 1)]
+        self.full_batch = costs.full_batch(shape)
+        self.batch_time = times[stage - 1]
+        self.remaining = costs.remaining(stage, shape)
+        self.follow_up = sum(times[stage:])
+        self.patience = PATIENCE * sum(times)
 
     @property
     def is_full(self) -> bool:
@@ -90,37 +103,40 @@ class Line:
         self._blocks.appendleft(block)
         self.rows += len(block.ids)
 
-    def give_up(self, rows: int) -> None:
-        """So many of the waiting rows will not be wanted any more."""
+    def give_up(self, rows: int, wanted: Wanted) -> None:
+        """So many of the waiting rows are not wanted any more."""
         self.rows -= rows
         self._has_gaps = True
-        if not self.rows:
-            self._clear()
+        self._drop_gone(wanted)
 
-    def take(self, count: int, wanted: Callable[[np.ndarray], np.ndarray]) -> list[Block]:
+    def take(self, count: int, wanted: Wanted) -> list[Block]:
         """Take the first `count` rows that are still wanted, or all there are.
 
-        wanted : ids (b,) -> bool (b,)
+        Blocks take turns: what is left of one that has filled a whole batch goes to the end.
         """
         taken: list[Block] = []
-        while count and self._blocks:
+        left = count
+        while left and self._blocks:
             block = self._blocks.popleft()
-            if len(block.ids) > count:
-                self._blocks.appendleft(block.part(slice(count, None)))
-                block = block.part(slice(count))
+            if len(block.ids) > left:
+                rest = block.part(slice(left, None))
+                block = block.part(slice(left))
+                self._blocks.append(rest) if left == count else self._blocks.appendleft(rest)
             if self._has_gaps:
                 block = block.part(wanted(block.ids))
             if len(block.ids):
                 taken.append(block)
-                count -= len(block.ids)
-        self.rows -= sum(len(block.ids) for block in taken)
-        if not self.rows:
-            self._clear()
+                left -= len(block.ids)
+        self.rows -= count - left
+        self._drop_gone(wanted)
         return taken
 
-    def _clear(self) -> None:
-        self._blocks.clear()
-        self._has_gaps = False
+    def _drop_gone(self, wanted: Wanted) -> None:
+        while self._has_gaps and self._blocks and not wanted(self._blocks[0].ids).any():
+            self._blocks.popleft()
+        if not self.rows:
+            self._blocks.clear()
+            self._has_gaps = False
 
 
 class Lines:
@@ -151,7 +167,7 @@ class Lines:
     def refresh(self) -> None:
         """The cost model has changed."""
         for line in self.numbered.values():
-            line.full_batch = self._costs.full_batch(line.stage, line.shape)
+            line.measure(self._costs)
 
     def served(self, line: Line) -> None:
         """Rows of the line were taken or given up."""

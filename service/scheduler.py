@@ -108,7 +108,7 @@ class Scheduler:
             return None
         count = line.full_batch
         if idle > 1 and len(self._lines.busy) == 1:
-            worthwhile = self._costs.worthwhile_batch(line.stage, line.shape)
+            worthwhile = self._costs.worthwhile_batch(line.shape)
             count = min(count, max(worthwhile, -(-line.rows // idle)))
         blocks = line.take(count, self.rows.present)
         self._lines.served(line)
@@ -150,11 +150,11 @@ class Scheduler:
         """Rows are gone: answered, or not wanted any more. Those that are gone already are not."""
         ids = ids[self.rows.present(ids)]
         waits = self.rows.line[self.rows.slots(ids)]
+        self.rows.remove(ids)
         for number, count in Counter(waits[waits != NOWHERE].tolist()).items():
             line = self._lines.numbered[number]
-            line.give_up(count)
+            line.give_up(count, self.rows.present)
             self._lines.served(line)
-        self.rows.remove(ids)
 
     def limit_batch(self, rows: int) -> None:
         """No batch holds more than `rows` rows from now on."""
@@ -181,8 +181,7 @@ class Scheduler:
     def _continued(self, batch: Batch, block: Block, now: float) -> Batch:
         stage, shape = batch.stage + 1, batch.shape
         left = self.rows.deadline[self.rows.slots(block.ids)] - now
-        rows = min(len(left), self._costs.max_batch_rows)
-        late = left < self._costs.milliseconds(stage, shape, rows)
+        late = self._late(stage, shape, left, len(left))
         kept = block.part(~late) if late.any() else block
         pieces = [kept.piece] if len(kept.ids) else []
         ids, late_ids = kept.ids, block.ids[late]
@@ -198,12 +197,14 @@ class Scheduler:
             return
         slots = self.rows.slots(block.ids)
         own = self.rows.priority[slots]
-        run = self._costs.milliseconds(stage, shape, self._costs.full_batch(stage, shape))
+        run = self._costs.batch_time(stage, shape)
         ahead = np.array([self.wait(p) for p in range(Priority.SHADOW + 1)])[own]
         # in time only if nothing that goes before it takes longer than it should
         kinds = np.where(self.rows.deadline[slots] - now < ahead + 2 * run, URGENT, own)
         for kind in sorted(set(kinds.tolist())):
-            self._append(block.part(kinds == kind), self._lines.find(kind, stage, shape))
+            mine = kinds == kind
+            part = block if mine.all() else block.part(mine)
+            self._append(part, self._lines.find(kind, stage, shape))
 
     def _append(self, block: Block, line: Line) -> None:
         self.rows.line[self.rows.slots(block.ids)] = line.number
@@ -233,20 +234,34 @@ class Scheduler:
 
     def _in_time(self, line: Line, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which rows are late and which run now, by the milliseconds they have left: (b,) each."""
-
-        def milliseconds(rows: int) -> float:
-            return self._costs.milliseconds(line.stage, line.shape, rows)
-
-        fewest = min(len(left), -(-line.full_batch // 2))
-        late = left < milliseconds(fewest)
+        late = self._late(line.stage, line.shape, left, -(-line.full_batch // 2))
         runs = ~late
-        count = int(runs.sum())
-        nearest = left[runs].min(initial=np.inf)
-        while count > fewest and milliseconds(count) > nearest:
+        order = np.flatnonzero(runs)[np.argsort(left[runs], kind="stable")]
+        count = len(order)
+        fewest = min(count, -(-line.full_batch // 2))
+        while count > fewest and (
+            self._costs.milliseconds(line.stage, line.shape, count) > left[order[0]]
+        ):
             count -= 1
-        order = np.argsort(np.where(late, np.inf, left), kind="stable")
         runs[order[count:]] = False
         return late, runs
+
+    def _late(self, stage: int, shape: Shape, left: np.ndarray, fewest: int) -> np.ndarray:
+        """The rows that must be given up so that the others are in time: bool (b,).
+
+        left : milliseconds until the deadlines
+        fewest : rows that run together if there are so many
+        """
+        order = np.argsort(left)
+        late = 0
+        while late < len(left):
+            rows = min(len(left) - late, fewest, self._costs.max_batch_rows)
+            if self._costs.milliseconds(stage, shape, rows) <= left[order[late]]:
+                break
+            late += 1
+        mask = np.zeros(len(left), bool)
+        mask[order[:late]] = True
+        return mask
 
     def _put_back(self, line: Line, block: Block) -> None:
         if len(block.ids):

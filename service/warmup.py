@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from service.metrics import Metrics
     from service.scheduler import Mode
 
-ROUNDS = 5
-SECONDS = 3.0  # after which no larger batch is measured
-SLOWEST_RUN = 0.5  # seconds; larger batches would make other rows wait too long
-LANE_SECONDS = 0.4  # of measuring one choice of lanes
+FEWEST_ROUNDS, MOST_ROUNDS = 4, 30
+SECONDS = 2.0  # after which no further round of measuring costs begins
+SLOWEST_RUN_MS = 500.0  # larger batches would make other rows wait too long
+LANE_ROUNDS = 5
+LANE_SECONDS = 0.1  # of measuring one choice of lanes, per round
+CLEARLY = 1.05  # faster, for fewer lanes to be chosen
 DISPATCH_MS = 0.15  # of a batch beside its stage: picking, gathering, answering
 
 
@@ -85,34 +87,47 @@ def open_engine(bundle: Bundle, settings: Settings, metrics: Metrics) -> Engine:
 def measure_costs(
     runtime: Runtime, probe: Carry, max_batch_rows: int = 128, seconds: float = SECONDS
 ) -> CostModel:
-    """Median times of every stage by rows, with what dispatching a batch adds.
+    """Times of every stage by rows, with what dispatching a batch adds.
+
+    The fastest of some rounds counts: what else the machine does is not the stage's cost.
 
     Parameters
     ----------
     probe : the model's inputs for one row, repeated for larger batches
-    seconds : after so long no larger batch is measured
+    seconds : after so long no further round begins
     """
     begun = perf_counter()
-    sizes: list[int] = []
+    rounds = [_one_round(runtime, probe, _sizes(max_batch_rows))]  # it warms up, too
+    sizes = _sizes(max_batch_rows)[: len(rounds[0])]
+    while len(rounds) < FEWEST_ROUNDS or perf_counter() - begun < seconds:
+        rounds.append(_one_round(runtime, probe, sizes))
+        if len(rounds) == MOST_ROUNDS:
+            break
+    shortest = min(map(len, rounds))
+    fastest = np.min([times[:shortest] for times in rounds[1:]], axis=0)
+    shape = tuple(tensor.shape[1:] for tensor in probe)
+    sizes = sizes[:shortest]
+    return CostModel(sizes, (fastest.T + DISPATCH_MS).tolist(), sizes[-1], shape)
+
+
+def _sizes(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return sorted({most, *(2**k for k in range(most.bit_length()) if 2**k <= most)})
+
+
+def _one_round(runtime: Runtime, probe: Carry, sizes: Sequence[int]) -> list[list[float]]:
+    """Milliseconds, [batch][stage]; larger batches than take half a second are left out."""
     times: list[list[float]] = []
-    rows = 1
-    while rows <= max_batch_rows and not (sizes and perf_counter() - begun > seconds):
+    for rows in sizes:
         carry = tuple(np.repeat(tensor, rows, axis=0) for tensor in probe)
-        sizes.append(rows)
         times.append([])
         for stage in range(1, len(runtime.exits) + 1):
-            runs = []
-            for _ in range(ROUNDS + 1):
-                start = perf_counter()
-                _, following = runtime.run(stage, carry)
-                runs.append(perf_counter() - start)
-            times[-1].append(float(np.median(runs[1:])) * 1000 + DISPATCH_MS)
-            carry = following
-        if max(times[-1]) > SLOWEST_RUN * 1000:
+            start = perf_counter()
+            _, carry = runtime.run(stage, carry)
+            times[-1].append((perf_counter() - start) * 1000)
+        if max(times[-1]) > SLOWEST_RUN_MS:
             break
-        rows = rows * 2 if rows == max_batch_rows else min(rows * 2, max_batch_rows)
-    shape = tuple(tensor.shape[1:] for tensor in probe)
-    return CostModel(sizes, np.transpose(times).tolist(), sizes[-1], shape)
+    return times
 
 
 def choose_lanes(
@@ -128,7 +143,7 @@ def choose_lanes(
     ----------
     open_runtime : by threads
     lanes : `auto` measures rows per second: one lane per core, one lane over all cores, and what
-        is between them
+        is between them; more lanes win unless fewer are clearly faster
     threads : of one lane; 0 leaves it open
     """
     cores = available_cores()
@@ -136,15 +151,28 @@ def choose_lanes(
         return lanes, open_runtime(threads or max(1, cores // lanes))
     if threads:
         return max(1, cores // threads), open_runtime(threads)
-    choices = {cores, 1, max(1, cores // 2)}
-    best: tuple[float, int, Runtime] | None = None
-    for count in sorted(choices, reverse=True):  # of equals, the one with more lanes
-        runtime = open_runtime(max(1, cores // count))
-        rate = _rows_per_second(runtime, probe, count, min(16, batch_rows))
-        if best is None or rate > best[0]:
-            best = rate, count, runtime
-    assert best is not None
-    return best[1], best[2]
+    choices = sorted({cores, max(1, cores // 2), 1}, reverse=True)
+    runtimes = {count: open_runtime(max(1, cores // count)) for count in choices}
+    rates = {
+        count: float(np.median(rounds))
+        for count, rounds in _measured_in_turn(runtimes, probe, min(16, batch_rows)).items()
+    }
+    best = choices[0]
+    for count in choices[1:]:
+        if rates[count] > CLEARLY * rates[best]:
+            best = count
+    return best, runtimes[best]
+
+
+def _measured_in_turn(
+    runtimes: dict[int, Runtime], probe: Carry, rows: int
+) -> dict[int, list[float]]:
+    """Rows per second of every choice, by its lanes; rounds visit all, as the machine is noisy."""
+    rates: dict[int, list[float]] = {count: [] for count in runtimes}
+    for _ in range(LANE_ROUNDS if len(runtimes) > 1 else 0):
+        for count, runtime in runtimes.items():
+            rates[count].append(_rows_per_second(runtime, probe, count, rows))
+    return rates
 
 
 def _rows_per_second(runtime: Runtime, probe: Carry, lanes: int, rows: int) -> float:

@@ -17,6 +17,7 @@ from models.runtime import Carry, join_pieces
 from service.costs import CostModel, Shape
 from service.request import Priority
 from service.row_table import NOWHERE
+from service.rule import URGENT
 from service.scheduler import Batch, Mode, Scheduler
 
 Ending = Literal["left", "late", "removed"]
@@ -230,8 +231,10 @@ class FakeLanes:
         waiting = self.waiting()
         lines = list(self.scheduler.lines())
         assert {line.number: line.rows for line in lines} == Counter(map(self._line, waiting))
-        where = {line.number: (line.stage, line.shape) for line in lines}
-        assert all(where[self._line(row)] == (row.stage, row.shape) for row in waiting)
+        where = {line.number: (line.stage, line.shape, line.priority) for line in lines}
+        for row in waiting:
+            kinds = {row.priority, URGENT} if row.deadline < np.inf else {row.priority}
+            assert where[self._line(row)] in {(row.stage, row.shape, kind) for kind in kinds}
         assert all(self._line(row) == NOWHERE for row in self.live.values() if not row.waits)
 
     def _check_pick(self, batch: Batch, waiting: list[Row], lines: dict[int, int]) -> None:
@@ -251,8 +254,8 @@ class FakeLanes:
 
     def _taken(self, batch: Batch, rows: int, lines: int) -> int:
         """How many rows of a line the lane looks at: a full batch, or its share."""
-        assert batch.full == self._costs.full_batch(batch.stage, batch.shape)
+        assert batch.full == self._costs.full_batch(batch.shape)
         if self._idle == 1 or lines > 1:
             return min(batch.full, rows)
-        worthwhile = self._costs.worthwhile_batch(batch.stage, batch.shape)
+        worthwhile = self._costs.worthwhile_batch(batch.shape)
         return min(batch.full, rows, max(worthwhile, -(-rows // self._idle)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.runtime import join_pieces
@@ -29,35 +29,50 @@ def carried(blocks: list[Block]) -> list[int]:
 
 @dataclass
 class Model:
-    """A line as a list of (id, since), with the rows that were given up beside it."""
+    """A line as lists of (id, since), one per block, with the rows that were given up beside it."""
 
     line: Line
-    waiting: list[tuple[int, float]] = field(default_factory=list)
+    blocks: list[list[tuple[int, float]]] = field(default_factory=list)
     unwanted: set[int] = field(default_factory=set)
     came: int = 0
+
+    @property
+    def waiting(self) -> list[tuple[int, float]]:
+        return [row for rows in self.blocks for row in rows if row[0] not in self.unwanted]
 
     def join(self, rows: int, now: float) -> None:
         ids = list(range(self.came, self.came + rows))
         self.came += rows
         self.line.append(block(ids, now))
-        self.waiting += [(name, now) for name in ids]
+        self.blocks.append([(name, now) for name in ids])
 
     def give_up(self, places: list[int]) -> None:
         gone = {self.waiting[place][0] for place in places if place < len(self.waiting)}
         self.unwanted |= gone
-        self.waiting = [row for row in self.waiting if row[0] not in gone]
-        self.line.give_up(len(gone))
+        self.line.give_up(len(gone), self.wanted)
+
+    def wanted(self, ids: np.ndarray) -> np.ndarray:
+        return ~np.isin(ids, list(self.unwanted))
 
     def take(self, count: int, back: bool) -> None:
-        taken = self.line.take(count, lambda ids: ~np.isin(ids, list(self.unwanted)))
+        taken = self.line.take(count, self.wanted)
+        expected: list[int] = []
+        while len(expected) < count and self.blocks:
+            left = count - len(expected)
+            rows = self.blocks.pop(0)
+            if len(rows) > left:  # a block that fills a whole batch lets the others go first
+                self.blocks.insert(len(self.blocks) if left == count else 0, rows[left:])
+            expected += [name for name, _ in rows[:left] if name not in self.unwanted]
         ids = [name for one in taken for name in one.ids.tolist()]
-        assert ids == [name for name, _ in self.waiting[:count]]
+        assert ids == expected
         assert carried(taken) == ids
         if back:
             for one in reversed(taken):
                 self.line.put_back(one)
-        else:
-            self.waiting = self.waiting[count:]
+            self.blocks = [
+                *([(name, one.since) for name in one.ids.tolist()] for one in taken),
+                *self.blocks,
+            ]
 
 
 STEPS = st.one_of(
@@ -68,8 +83,9 @@ STEPS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(STEPS, max_size=30))
-def test_rows_are_taken_in_the_order_in_which_they_came(steps: list[tuple[str, object]]) -> None:
+def test_blocks_are_served_in_turn_and_their_rows_in_order(steps: list[tuple[str, object]]) -> None:
     model = Model(Line(1, 1, 1, EIGHT, flat_costs(2, 4)))
     for now, (step, value) in enumerate(steps):
         if step == "join":
@@ -82,21 +98,21 @@ def test_rows_are_taken_in_the_order_in_which_they_came(steps: list[tuple[str, o
             assert isinstance(value, int)
             model.take(value, back=step == "put back")
         line = model.line
-        assert line.rows == len(model.waiting)
-        assert line.is_full == (len(model.waiting) >= 4)
-        # at the latest: rows before it that were given up are passed over when rows are taken
-        first = min((since for _, since in model.waiting), default=np.inf)
-        assert line.since <= first
-        assert np.isfinite(line.since) == bool(model.waiting)
+        live = [since for _, since in model.waiting]
+        assert line.rows == len(live)
+        assert line.is_full == (len(live) >= 4)
+        assert line.since == next(iter(live), np.inf)
 
 
 def test_a_line_knows_its_full_batch_and_what_its_rows_still_need() -> None:
     costs = CostModel((1, 4, 8), [[1.0, 1.0, 2.0], [3.0, 3.0, 3.0]], 8)
     entrance, deep = (Line(stage, 1, stage, (), costs) for stage in (1, 2))
-    assert (entrance.full_batch, deep.full_batch) == (4, 8)
-    assert entrance.remaining == pytest.approx(1 / 4 + 3 / 8)
+    assert (entrance.full_batch, deep.full_batch) == (8, 8)
+    assert (entrance.batch_time, deep.batch_time) == (2.0, 3.0)
+    assert (entrance.follow_up, deep.follow_up) == (3.0, 0.0)
+    assert entrance.remaining == pytest.approx(2 / 8 + 3 / 8)
     assert deep.remaining == pytest.approx(3 / 8)
-    assert entrance.patience == deep.patience == pytest.approx(PATIENCE * (1 + 3))
+    assert entrance.patience == deep.patience == pytest.approx(PATIENCE * (2 + 3))
 
 
 def test_a_whole_carry_is_not_gathered_and_a_part_of_it_is() -> None:
@@ -138,10 +154,10 @@ def test_a_served_line_is_busy_while_rows_wait_in_it() -> None:
     line = lines.find(1, 1, EIGHT)
     line.append(block([1, 2]))
     lines.busy[line.number] = line
-    line.give_up(1)
+    line.give_up(1, lambda ids: ids != 1)
     lines.served(line)
     assert list(lines.busy.values()) == [line]
-    line.give_up(1)
+    line.give_up(1, lambda ids: ids < 0)
     lines.served(line)
     assert not lines.busy
 

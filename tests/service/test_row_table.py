@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.row_table import NOWHERE, RowTable
@@ -14,6 +14,7 @@ def ids_of(rows: dict[int, tuple[int, float]]) -> np.ndarray:
     return np.array(list(rows), np.int64)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.lists(ADDS | REMOVALS, max_size=40))
 def test_rows_come_and_go_and_are_never_mistaken_for_others(
     capacity: int, steps: list[tuple[int, int, float] | list[int]]
@@ -44,6 +45,7 @@ def test_rows_come_and_go_and_are_never_mistaken_for_others(
         assert table.deadline[slots].tolist() == [deadline for _, deadline in here.values()]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12))
 def test_a_new_row_waits_in_no_line_whoever_had_its_slot(capacity: int, count: int) -> None:
     table = RowTable(capacity)

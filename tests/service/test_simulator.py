@@ -139,6 +139,7 @@ def test_no_answer_comes_after_its_deadline(
     assert not np.any(outcome.latency[answered] > deadline + 1e-6)
     early = outcome.exits < arrivals.exits
     assert np.array_equal(answered & early, outcome.cut_short)
+    assert np.array_equal(np.isnan(outcome.latency), ~answered)
     assert not np.any(answered & outcome.refused)
     # all rows of a request share its fate
     assert np.array_equal(answered, np.repeat(answered[arrivals.starts], arrivals.sizes))
@@ -159,6 +160,14 @@ def test_a_request_fails_that_has_no_answer_when_its_deadline_is_there() -> None
     assert outcome.exits.tolist() == [1] + [0] * 10
     assert outcome.failed_share == pytest.approx(10 / 11)
     assert outcome.refused_share == 0
+
+
+def test_admission_learns_how_deep_rows_go() -> None:
+    """All leave at the first exit; if each counted with its full depth, a tenth were refused."""
+    arrivals = Load(1000, (1.0, 0.0, 0.0)).arrivals(3, 1)
+    outcome = simulate(arrivals, COSTS, 1, bounds=Bounds(deadline=20))
+    learnt = outcome.refused[arrivals.rows // 2 :]
+    assert np.mean(learnt) < 0.05
 
 
 def test_full_stages_beat_the_unsplit_model_by_what_rows_leave_out() -> None:
