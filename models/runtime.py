@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -58,8 +59,11 @@ def join_pieces(pieces: Sequence[Piece]) -> Carry:
     if len(pieces) == 1 and pieces[0][1] is None:
         whole: Carry = pieces[0][0]
         return whole
+    if len(pieces) == 1:
+        (carry, rows), *_ = pieces
+        return tuple(tensor.take(rows, axis=0) for tensor in carry)
     counts = [len(carry[0]) if rows is None else len(rows) for carry, rows in pieces]
-    bounds = np.cumsum([0, *counts]).tolist()
+    bounds = [0, *accumulate(counts)]
     joined = []
     for place, first in enumerate(pieces[0][0]):
         tensor = np.empty((bounds[-1], *first.shape[1:]), first.dtype)
@@ -67,7 +71,7 @@ def join_pieces(pieces: Sequence[Piece]) -> Carry:
             if rows is None:
                 tensor[start:stop] = carry[place]
             else:  # "clip" writes into `out` without a buffer; every row is there
-                np.take(carry[place], rows, axis=0, out=tensor[start:stop], mode="clip")
+                carry[place].take(rows, axis=0, out=tensor[start:stop], mode="clip")
         joined.append(tensor)
     return tuple(joined)
 

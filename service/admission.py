@@ -41,7 +41,7 @@ class Admission:
         self._overload = overload
         self._shallow = False
         # rows seen at every stage, each counting less with time; at first all went to the end
-        self._seen = np.ones(costs.stages)
+        self._seen = [1.0] * costs.stages
 
     def check(
         self, groups: Sequence[tuple[Shape, int]], priority: int, deadline: float, now: float
@@ -79,7 +79,7 @@ class Admission:
     def saw(self, stage: int, rows: int) -> None:
         """A batch of `rows` rows ran in stage `stage`."""
         if stage == 1:
-            self._seen *= MEMORY
+            self._seen = [MEMORY * seen for seen in self._seen]
         self._seen[stage - 1] += (1 - MEMORY) * rows
 
     @property
@@ -87,7 +87,7 @@ class Admission:
         """Stage time that a row was seen to need, as a share of the full depth's."""
         base = self._costs.base
         times = [self._costs.row_milliseconds(k, base) for k in range(1, self._costs.stages + 1)]
-        reached = np.minimum(1.0, self._seen / self._seen[0])
+        reached = np.minimum(1.0, np.divide(self._seen, self._seen[0]))
         return float(reached @ times / sum(times))
 
     @property

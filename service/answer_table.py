@@ -15,7 +15,7 @@ class AnswerTable:
 
     exits : int16 (capacity,), number of the exit that gave the answer; 0 for none yet
     left : int8 (capacity,), why the row left, see `service.request.Left`; -1 while on its way
-    thresholds : float32 (capacity, S), see `service.request.Job`
+    thresholds : float32 (S, capacity), see `service.request.Job`
     arrival : float (capacity,), milliseconds on the clock
     owner : int64 (capacity,), number of the request that the row is part of
     place : int64 (capacity,), of the row in its request
@@ -24,7 +24,7 @@ class AnswerTable:
     def __init__(self, capacity: int, stages: int, labels: int) -> None:
         self.exits = np.zeros(capacity, np.int16)
         self.left = np.full(capacity, -1, np.int8)
-        self.thresholds = np.zeros((capacity, stages), np.float32)
+        self.thresholds = np.zeros((stages, capacity), np.float32)
         self.arrival = np.zeros(capacity)
         self.owner = np.zeros(capacity, np.int64)
         self.place = np.zeros(capacity, np.int64)
@@ -36,7 +36,7 @@ class AnswerTable:
         """Rows without an answer, one slot per place in their request."""
         self.exits[slots] = NONE
         self.left[slots] = -1
-        self.thresholds[slots] = thresholds
+        self.thresholds[:, slots] = thresholds[:, None]
         self.arrival[slots] = arrival
         self.owner[slots] = owner
         self.place[slots] = np.arange(len(slots))

@@ -59,28 +59,28 @@ class Desk:
         self._shadows += job.priority == Priority.SHADOW
         return ticket
 
-    def leaves(self, stage: int, ids: np.ndarray, score: np.ndarray) -> np.ndarray:
+    def leaves(self, stage: int, slots: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Which rows leave behind this stage: bool (b,). Those of rows that are gone mean nothing.
 
         The scores of a model that overflows are no numbers: they go on to where all leave.
         """
-        thresholds = self._table.thresholds[self._rows.slots(ids), stage - 1]
+        if stage == len(self._exits):
+            return np.ones(len(slots), bool)
+        thresholds = self._table.thresholds[stage - 1].take(slots)
         return np.asarray((score >= thresholds) | (thresholds == -np.inf))
 
-    def record(self, stage: int, ids: np.ndarray, answers: Answers) -> None:
+    def record(self, stage: int, slots: np.ndarray, answers: Answers) -> None:
         """Write down what the exit behind `stage` says of rows that are present."""
-        slots = self._rows.slots(ids)
         self._table.record(slots, self._exits[stage - 1], answers)
         if self._tracing:
             for ticket, mine in self._by_ticket(slots):
                 if ticket.job.all_exits:
                     ticket.pass_exit(stage, self._table.place[slots[mine]], answers.take(mine))
 
-    def depart(self, ids: np.ndarray, left: Left, now: float) -> None:
+    def depart(self, slots: np.ndarray, left: Left, now: float) -> None:
         """Present rows leave with the deepest answer they have."""
-        if not len(ids):
+        if not len(slots):
             return
-        slots = self._rows.slots(ids)
         self._table.left[slots] = left
         self._note_departure(slots, left, now)
         for ticket, mine in self._by_ticket(slots):
@@ -90,7 +90,8 @@ class Desk:
             if not ticket.rows_on_their_way:
                 if not ticket.streams:
                     self._deliveries.append((ticket, self._routed(ticket)))
-                self._close(ticket)
+                self._forget(ticket)
+                self._rows.remove(ticket.ids)  # all have left: none waits in a line
 
     def depart_late(self, ids: np.ndarray, now: float) -> None:
         """Present rows leave because of their deadline; without any answer their request fails."""
@@ -104,7 +105,8 @@ class Desk:
                 ),
             )
         waiting = ids[answered]
-        self.depart(waiting[self._rows.present(waiting)], Left.DEADLINE, now)
+        waiting = waiting[self._rows.present(waiting)]
+        self.depart(self._rows.slots(waiting), Left.DEADLINE, now)
 
     def expire(self, ticket: Ticket, now: float) -> None:
         """The deadline is there: what is on its way leaves."""
@@ -116,7 +118,7 @@ class Desk:
         if ticket.number not in self.tickets:
             return 0
         self._deliveries.append((ticket, error))
-        self._close(ticket)
+        self._give_up(ticket)
         return ticket.rows_on_their_way
 
     def cancel(self, ticket: Ticket) -> dict[int, int]:
@@ -124,7 +126,7 @@ class Desk:
         if ticket.number not in self.tickets:
             return {}
         exits = self._table.exits[self._rows.slots(self.on_their_way(ticket))]
-        self._close(ticket)
+        self._give_up(ticket)
         numbers, counts = np.unique(exits, return_counts=True)
         stages = [self._stage_of.get(number, 0) for number in numbers.tolist()]
         return {self._exits[s]: n for s, n in zip(stages, counts.tolist(), strict=True)}
@@ -147,11 +149,14 @@ class Desk:
         self._deliveries, self._departures = [], []
         return due
 
-    def _close(self, ticket: Ticket) -> None:
+    def _give_up(self, ticket: Ticket) -> None:
+        self._forget(ticket)
+        self._scheduler.remove(ticket.ids)
+
+    def _forget(self, ticket: Ticket) -> None:
         del self.tickets[ticket.number]
         self._tracing -= ticket.job.all_exits
         self._shadows -= ticket.job.priority == Priority.SHADOW
-        self._scheduler.remove(ticket.ids)
 
     def _by_ticket(self, slots: np.ndarray) -> Iterator[tuple[Ticket, np.ndarray]]:
         """Every request among these rows, with the places of its rows in `slots`."""
@@ -168,8 +173,9 @@ class Desk:
 
     def _routed(self, ticket: Ticket, slots: np.ndarray | None = None) -> Routed:
         if slots is None:
-            slots = self._rows.slots(ticket.ids)
-        places = self._table.place[slots]
+            slots, places = self._rows.slots(ticket.ids), np.arange(len(ticket.ids))
+        else:
+            places = self._table.place[slots]
         return Routed(
             places,
             self._table.answers(slots),
@@ -180,7 +186,8 @@ class Desk:
 
     def _note_departure(self, slots: np.ndarray, left: Left, now: float) -> None:
         exits, latency = self._table.exits[slots], now - self._table.arrival[slots]
-        if not self._shadows and (exits == exits[0]).all():
+        # rows that leave by the policy have just passed the same exit
+        if not self._shadows and (left == Left.POLICY or (exits == exits[0]).all()):
             self._departures.append(self._departure(int(exits[0]), left, latency))
             return
         shadow = self._rows.priority[slots] == Priority.SHADOW

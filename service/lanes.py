@@ -180,11 +180,11 @@ class Lanes:
             for row, error in run.failed.items():
                 self._fail_row(batch.ids[row : row + 1], error)
             for part in sorted_parts:
-                following += self._sorting.settle(batch, part)
+                following += self._sorting.settle(part)
         for part in sorted_parts:
-            share = milliseconds * len(part.ids) / count
+            share = milliseconds * len(part.leaves) / count
             exit_number, score = self._runtime.exits[batch.stage - 1], part.answers.score
-            self._metrics.ran(StageRun(exit_number, len(part.ids), batch.full, share, score))
+            self._metrics.ran(StageRun(exit_number, len(part.leaves), batch.full, share, score))
         return following
 
     def _fail_row(self, row: np.ndarray, error: Exception) -> None:
@@ -202,16 +202,17 @@ class Lanes:
         self._metrics.failed(failure.reason, self._desk.fail(ticket, failure))
 
     def _break(self, reason: str) -> None:
-        with self._settled():
+        with self._work:
             first = self._broken is None
             self._broken = self._broken or f"{reason}; the service has to be started again"
+        if first:
+            logger.error("event=engine_broken reason=%r", reason)
+            self.on_broken(self._broken)
+        with self._settled():
             for ticket in list(self._desk.tickets.values()):
                 rows = self._desk.fail(ticket, Unavailable(self._broken))
                 self._metrics.failed(Unavailable.reason, rows)
             self._work.notify_all()
-        if first:
-            logger.error("event=engine_broken reason=%r", reason)
-            self.on_broken(self._broken)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:

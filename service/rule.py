@@ -90,8 +90,7 @@ class Rule:
         chosen = (
             min(full, key=lambda line: (-line.stage, line.since)) if full else min(deep, key=_came)
         )
-        if entrance:
-            self._deep_time += chosen.batch_time
+        self._deep_time += chosen.batch_time
         return chosen
 
 

@@ -33,6 +33,7 @@ class Batch:
 
     priority : of the line; see `service.rule`
     ids : int64 (b,), of the rows to run, in the order of the pieces
+    slots : int64 (b,), of these rows, see `service.row_table`
     pieces : where their carries are
     full : rows of a full batch
     late : int64 (m,), rows that cannot be answered by this stage before their deadline: not run
@@ -43,6 +44,7 @@ class Batch:
     shape: Shape
     priority: int
     ids: np.ndarray
+    slots: np.ndarray
     pieces: list[Piece]
     full: int
     late: np.ndarray
@@ -184,8 +186,18 @@ class Scheduler:
         late = self._late(stage, shape, left, len(left))
         kept = block.part(~late) if late.any() else block
         pieces = [kept.piece] if len(kept.ids) else []
-        ids, late_ids = kept.ids, block.ids[late]
-        return Batch(stage, shape, batch.priority, ids, pieces, batch.full, late_ids, batch.dated)
+        slots, late_ids = self.rows.slots(kept.ids), block.ids[late]
+        return Batch(
+            stage,
+            shape,
+            batch.priority,
+            kept.ids,
+            slots,
+            pieces,
+            batch.full,
+            late_ids,
+            batch.dated,
+        )
 
     def _join(self, block: Block, priority: int, stage: int, shape: Shape, now: float) -> None:
         """Rows join the line of their own priority; those with a deadline perhaps the urgent one.
@@ -226,11 +238,10 @@ class Scheduler:
                 self._put_back(line, block.part(~(is_late | runs)[span]))
             if not runs.all():
                 blocks = [block.part(runs[span]) for block, span in zip(blocks, spans, strict=True)]
-                ids = ids[runs]
+                ids, slots = ids[runs], slots[runs]
         pieces = [block.piece for block in blocks if len(block.ids)]
-        return Batch(
-            line.stage, line.shape, line.priority, ids, pieces, line.full_batch, late, dated
-        )
+        stage, shape, priority, full = line.stage, line.shape, line.priority, line.full_batch
+        return Batch(stage, shape, priority, ids, slots, pieces, full, late, dated)
 
     def _in_time(self, line: Line, left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which rows are late and which run now, by the milliseconds they have left: (b,) each."""

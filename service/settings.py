@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     """When rows are too many: refuse them, or let rows leave at the exit that they have reached."""
     max_wait_ms: float = Field(default=30_000, gt=0, allow_inf_nan=False)
     """A request that would have to wait longer, if every row ran to the end, is refused."""
-    max_batch_rows: int = Field(default=128, ge=1)
+    max_batch_rows: int = Field(default=256, ge=1)
     """Rows of one batch."""
     max_rows: int = Field(default=256, ge=1)
     """Rows one request may hold."""

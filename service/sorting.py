@@ -22,10 +22,11 @@ COMPACTED = 0.5  # of a batch at most: then the rows that stay are copied, and t
 class Sorted:
     """Rows that ran, by who leaves: bool (b,), and who stays: int (m,).
 
+    batch : holds these rows and no others
     carry : of the rows that stay, where it was compacted; else of all
     """
 
-    ids: np.ndarray
+    batch: Batch
     answers: Answers
     leaves: np.ndarray
     stays: np.ndarray
@@ -57,39 +58,51 @@ class Sorting:
 
     def to_run(self, batch: Batch) -> Batch:
         """The rows of a batch that are to run; the others leave here."""
-        rows, now = self._scheduler.rows, self._clock()
-        self._desk.depart_late(batch.late[rows.present(batch.late)], now)
+        if len(batch.late):
+            late = batch.late[self._scheduler.rows.present(batch.late)]
+            self._desk.depart_late(late, self._clock())
         if batch.stage > 1 and self._admission.shallow:
-            self._desk.depart(batch.ids[rows.present(batch.ids)], Left.OVERLOAD, now)
-            return replace(batch, ids=batch.ids[:0])
+            self._depart_overloaded(batch.ids)
+            return _some(batch, slice(0))
         return batch
 
     def sort(self, batch: Batch, part: Part) -> Sorted:
         """Who leaves, and who stays, of rows that ran together."""
-        ids = batch.ids if len(part.rows) == len(batch.ids) else batch.ids[part.rows]
-        leaves = self._desk.leaves(batch.stage, ids, part.answers.score)
+        if len(part.rows) < len(batch.ids):
+            batch = _some(batch, part.rows)
+        leaves = self._desk.leaves(batch.stage, batch.slots, part.answers.score)
         stays = np.flatnonzero(~leaves)
-        compacted = 0 < len(stays) <= COMPACTED * len(ids)
+        compacted = 0 < len(stays) <= COMPACTED * len(leaves)
         carry = self._runtime.gather([(part.carry, stays)]) if compacted else part.carry
-        return Sorted(ids, part.answers, leaves, stays, carry, compacted)
+        return Sorted(batch, part.answers, leaves, stays, carry, compacted)
 
-    def settle(self, batch: Batch, part: Sorted) -> list[Batch]:
+    def settle(self, part: Sorted) -> list[Batch]:
         """Answer the rows that leave; the batches that the same lane runs next, in `compact`."""
-        now, rows = self._clock(), self._scheduler.rows
-        here, answers, leaves = part.ids, part.answers, part.leaves
-        present = rows.present(here)
+        batch, answers, leaves = part.batch, part.answers, part.leaves
+        ids, slots = batch.ids, batch.slots
+        present = self._scheduler.rows.present(ids)
         if not present.all():
-            here, answers, leaves = here[present], answers.take(present), leaves[present]
-        self._desk.record(batch.stage, here, answers)
-        self._admission.saw(batch.stage, len(here))
-        self._desk.depart(here[leaves], Left.POLICY, now)
+            ids, slots, answers = ids[present], slots[present], answers.take(present)
+            leaves = leaves[present]
+        self._desk.record(batch.stage, slots, answers)
+        self._admission.saw(batch.stage, len(ids))
+        now = self._clock()
+        self._desk.depart(slots[leaves], Left.POLICY, now)
         if not len(part.stays):
             return []
         if self._admission.shallow:
-            staying = here[~leaves]
-            self._desk.depart(staying[rows.present(staying)], Left.OVERLOAD, now)
+            self._depart_overloaded(batch.ids[part.stays])
             return []
-        ran = replace(batch, ids=part.ids)
-        following = self._scheduler.go_on(ran, part.stays, part.carry, part.compacted, now)
+        following = self._scheduler.go_on(batch, part.stays, part.carry, part.compacted, now)
         following = following and self.to_run(following)
         return [following] if following is not None and len(following.ids) else []
+
+    def _depart_overloaded(self, ids: np.ndarray) -> None:
+        rows = self._scheduler.rows
+        slots = rows.slots(ids[rows.present(ids)])
+        self._desk.depart(slots, Left.OVERLOAD, self._clock())
+
+
+def _some(batch: Batch, rows: slice | np.ndarray) -> Batch:
+    """Some rows of a batch that ran, or that does not need to."""
+    return replace(batch, ids=batch.ids[rows], slots=batch.slots[rows])

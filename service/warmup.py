@@ -28,7 +28,7 @@ SLOWEST_RUN_MS = 500.0  # larger batches would make other rows wait too long
 LANE_ROUNDS = 5
 LANE_SECONDS = 0.1  # of measuring one choice of lanes, per round
 CLEARLY = 1.05  # faster, for fewer lanes to be chosen
-DISPATCH_MS = 0.15  # of a batch beside its stage: picking, gathering, answering
+DISPATCH_MS = 0.3  # of a batch beside its stage: picking, gathering, answering
 
 
 class Settings(Protocol):
