@@ -1,7 +1,7 @@
 """The engine: throughput, latency, memory and overhead, each beside its target.
 
     python benchmarks/engine.py [--bundle bundles/digits] [--texts DATA/goemotions
-        --encoder-bundle DIR] [--device cpu|cuda] [--out docs/results-engine.md] [--quick]
+        --encoder-bundle DIR] [--device cpu|cuda] [--out docs/results.md] [--quick]
 
 Always measures an encoder: the bundle of texts, or a random one of MiniLM's shape. Without bundles
 it needs numpy, onnx, onnxruntime and prometheus_client only. All variants of a comparison take
@@ -30,6 +30,7 @@ from models.machine import machine_name
 MEMORY_SECONDS = 90.0  # at most; where it would take longer, a narrow encoder stands in
 NARROW = {"hidden": 48, "heads": 2, "inner": 96, "head_width": 32, "vocabulary": 1000}
 ROW_STAGES = 10_000
+HEADING = "## The engine, measured"
 
 
 class Report:
@@ -94,7 +95,7 @@ def heading(arguments: argparse.Namespace, plan: Plan) -> str:
     import onnxruntime
 
     quick = " Quick: too short to quote." if arguments.quick else ""
-    return f"""# The engine, measured
+    return f"""{HEADING}
 
     python benchmarks/engine.py {" ".join(arguments.command)}
 
@@ -113,7 +114,7 @@ def parse(command: list[str]) -> argparse.Namespace:
     parser.add_argument("--encoder-bundle", type=Path, help="the bundle that takes the texts")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--lanes", type=lambda x: x if x == "auto" else int(x), default="auto")
-    parser.add_argument("--out", type=Path, help="write the tables as markdown")
+    parser.add_argument("--out", type=Path, help="page whose section on the engine is replaced")
     parser.add_argument("--quick", action="store_true", help="short windows, to see that it runs")
     arguments = parser.parse_args(command)
     if bool(arguments.texts) != bool(arguments.encoder_bundle):
@@ -137,7 +138,14 @@ def main(command: list[str]) -> None:
     print(target_table(report.targets).plain())
     print(f"took {perf_counter() - begun:.0f} s")
     if arguments.out:
-        arguments.out.write_text(report.markdown(page), encoding="utf-8")
+        write_section(arguments.out, report.markdown(page))
+
+
+def write_section(path: Path, section: str) -> None:
+    """Put the section at the end of a page, in the place of the one that is there."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = page.split(HEADING)[0].rstrip()
+    path.write_text(f"{before}\n\n{section}" if before else section, encoding="utf-8")
 
 
 def _named(case: Case, targets: list[Target]) -> list[Target]:

@@ -49,7 +49,7 @@ class Table:
         """As a section."""
         rule = ["---"] * len(self.head)
         lines = [f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows)]
-        return "\n".join([f"## {self.title}", "", self.text, "", *lines, ""])
+        return "\n".join([f"### {self.title}", "", self.text, "", *lines, ""])
 
 
 def spread(values: Sequence[float] | np.ndarray, digits: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Literal
 
 import numpy as np
@@ -73,7 +74,7 @@ class Admission:
                 "wait",
                 self.depth_share * (wait - self._max_wait) / 1000,
             )
-        if np.isfinite(deadline):
+        if deadline < inf:
             self._check_deadline(groups, priority, deadline - now)
 
     def saw(self, stage: int, rows: int) -> None:

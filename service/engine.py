@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from weakref import WeakKeyDictionary
-
-import numpy as np
 
 from models.runtime import Carry, Runtime
 from service.costs import CostModel
@@ -100,7 +99,7 @@ class Engine:
         mailbox = self._mailboxes.setdefault(loop, Mailbox(loop))
         ticket = self._lanes.enter(mailbox, job, streams)
         timer = None
-        if np.isfinite(job.deadline):
+        if job.deadline < inf:
             left = max(0.0, job.deadline - clock()) / 1000
             timer = loop.call_later(left, self._lanes.expire, ticket)
         try:

@@ -42,7 +42,6 @@ class RowTable:
         self._next_ids[slots] += self.capacity
         self.priority[slots] = priority
         self.deadline[slots] = deadline
-        self.line[slots] = NOWHERE
         return ids
 
     def slots(self, ids: np.ndarray) -> np.ndarray:
@@ -57,5 +56,6 @@ class RowTable:
         """Let go of rows that are present."""
         slots = ids % self.capacity
         self._ids[slots] = -1
+        self.line[slots] = NOWHERE
         self._free[self.room : self.room + len(slots)] = slots
         self.room += len(slots)
