@@ -15,7 +15,6 @@ class AnswerTable:
 
     exits : int16 (capacity,), number of the exit that gave the answer; 0 for none yet
     left : int8 (capacity,), why the row left, see `service.request.Left`; -1 while on its way
-    thresholds : float32 (S, capacity), see `service.request.Job`
     arrival : float (capacity,), milliseconds on the clock
     owner : int64 (capacity,), number of the request that the row is part of
     place : int64 (capacity,), of the row in its request
@@ -24,7 +23,9 @@ class AnswerTable:
     def __init__(self, capacity: int, stages: int, labels: int) -> None:
         self.exits = np.zeros(capacity, np.int16)
         self.left = np.full(capacity, -1, np.int8)
-        self.thresholds = np.zeros((stages, capacity), np.float32)
+        self._thresholds = np.zeros((capacity, stages), np.float32)
+        self._flat_thresholds = self._thresholds.reshape(-1)
+        self._stages = stages
         self.arrival = np.zeros(capacity)
         self.owner = np.zeros(capacity, np.int64)
         self.place = np.zeros(capacity, np.int64)
@@ -36,10 +37,15 @@ class AnswerTable:
         """Rows without an answer, one slot per place in their request."""
         self.exits[slots] = NONE
         self.left[slots] = -1
-        self.thresholds[:, slots] = thresholds[:, None]
+        # of the same shape: NumPy lets go of the interpreter to broadcast, and a lane takes it
+        self._thresholds[slots] = np.repeat(thresholds[None], len(slots), axis=0)
         self.arrival[slots] = arrival
         self.owner[slots] = owner
         self.place[slots] = np.arange(len(slots))
+
+    def thresholds(self, stage: int, slots: np.ndarray) -> np.ndarray:
+        """The score from which each row leaves behind this stage: float32 (b,)."""
+        return np.asarray(self._flat_thresholds[slots * self._stages + (stage - 1)])
 
     def record(self, slots: np.ndarray, exit_number: int, answers: Answers) -> None:
         """What an exit says of these rows."""

@@ -66,7 +66,7 @@ class Desk:
         """
         if stage == len(self._exits):
             return np.ones(len(slots), bool)
-        thresholds = self._table.thresholds[stage - 1].take(slots)
+        thresholds = self._table.thresholds(stage, slots)
         return np.asarray((score >= thresholds) | (thresholds == -np.inf))
 
     def record(self, stage: int, slots: np.ndarray, answers: Answers) -> None:

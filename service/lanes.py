@@ -30,6 +30,7 @@ logger = logging.getLogger("bentoml.offramp")
 
 STUCK_MS, STUCK_RUNS = 60_000.0, 100.0  # a run is stuck after both: a minute, 100 times its cost
 SWITCH_SECONDS = 0.0005  # a lane that has its batch back waits at most so long for the interpreter
+WAKING_MS = 0.5  # a lane that is free so soon takes new rows sooner than one that sleeps
 STOPPING = "the service is stopping: send the request to another instance"
 
 
@@ -69,6 +70,7 @@ class Lanes:
         self._idle = 0
         self._closing = False
         self._broken: str | None = None
+        self._running: dict[int, float] = {}  # lane -> when its run should end
         self._overdue: dict[int, float] = {}  # lane -> when its run is stuck
         metrics.watch(self._queues)
         # by default 5 ms, longer than a small model takes: its p99 at half load was 83 ms, not 11
@@ -101,7 +103,7 @@ class Lanes:
             ids = np.empty(job.rows, np.int64)
             for group, its_ids in zip(job.groups, entered, strict=True):
                 ids[group.rows] = its_ids
-            self._work.notify(self._idle)
+            self._wake(now)
             return self._desk.open(mailbox, job, streams, ids, now)
 
     def expire(self, ticket: Ticket) -> None:
@@ -111,6 +113,8 @@ class Lanes:
 
     def cancel(self, ticket: Ticket) -> None:
         """Nobody waits for the request any more."""
+        if ticket.number not in self._desk.tickets:
+            return  # it is answered, as most are: no need to stop the lanes for that
         with self._work:
             given_up = self._desk.cancel(ticket)
         for exit_number, rows in given_up.items():
@@ -162,18 +166,24 @@ class Lanes:
                 self._work.wait()
         finally:
             self._idle -= 1
-        if self._idle and self._scheduler.lines():
-            self._work.notify()
+        if self._scheduler.lines():
+            self._wake(clock())
         return self._sorting.to_run(batch)
+
+    def _wake(self, now: float) -> None:
+        """Wake a lane for the rows that wait, unless another is about to be free for them."""
+        if self._idle and not any(abs(end - now) < WAKING_MS for end in self._running.values()):
+            self._work.notify()
 
     def _run(self, number: int, batch: Batch) -> list[Batch]:
         """Run a batch; what the same lane is to run next, in `compact` mode."""
         count = len(batch.ids)
-        begun = clock()
-        self._overdue[number] = begun + max(STUCK_MS, STUCK_RUNS * self._expected(batch))
+        begun, expected = clock(), self._expected(batch)
+        self._running[number] = begun + expected
+        self._overdue[number] = begun + max(STUCK_MS, STUCK_RUNS * expected)
         run = run_batch(self._runtime, batch.stage, batch.pieces, count)
         milliseconds = clock() - begun
-        del self._overdue[number]
+        del self._overdue[number], self._running[number]
         if run.failed and not run.parts:
             self._runtime.run(1, self._probe)  # raises when the lane is at fault, not the rows
         sorted_parts = [self._sorting.sort(batch, part) for part in run.parts]
