@@ -97,7 +97,7 @@ def heading(arguments: argparse.Namespace, plan: Plan) -> str:
     quick = " Quick: too short to quote." if arguments.quick else ""
     return f"""{HEADING}
 
-    python benchmarks/engine.py {" ".join(arguments.command)}
+    python benchmarks/engine.py {" ".join(map(_short, arguments.command))}
 
 * {machine_name()}; stages on {arguments.device}
 * Python {platform.python_version()}, NumPy {numpy.__version__}, ONNX Runtime \
@@ -105,6 +105,11 @@ def heading(arguments: argparse.Namespace, plan: Plan) -> str:
 * Engine and load share one process. {plan.rounds} rounds, in which all variants of a table take \
 turns; figures are medians of the rounds, with quartiles in brackets.{quick}
 """
+
+
+def _short(word: str) -> str:
+    """A path of this machine by its last part."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def parse(command: list[str]) -> argparse.Namespace:

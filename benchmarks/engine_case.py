@@ -95,7 +95,7 @@ def digits_case(path: Path, rows: int) -> Case:
     if images.shape[1:] != expected:
         raise SystemExit(f"{path}: found rows of {expected}, expected digits {images.shape[1:]}")
     return _bundle_case(
-        f"digits ({path})", bundle, Pool([Group(np.arange(len(images)), (images,))])
+        "digits", bundle, Pool([Group(np.arange(len(images)), (images,))])
     )
 
 
@@ -112,7 +112,7 @@ def text_case(path: Path, texts: Path, rows: int) -> Case:
     bundle = read_bundle(path)
     manifest = bundle.manifest
     encoder = open_encoder(manifest.preprocessing, manifest.inputs, bundle.files)
-    return _bundle_case(f"texts ({path})", bundle, Pool(encoder.encode(lines).groups))
+    return _bundle_case("GoEmotions", bundle, Pool(encoder.encode(lines).groups))
 
 
 def random_case(rows: int, name: str = "random encoder", **sizes: int) -> Case:

@@ -505,3 +505,30 @@ async def test_the_queue_gauge_tells_the_rows_that_wait(bench: Bench) -> None:
     assert bench.counted("queue_rows", stage="1") == 0
     bench.wrapped.release.set()
     await running
+
+
+async def test_thousands_of_requests_many_of_them_given_up_leave_nothing_behind(
+    bench: Bench, runtime: StageRuntime
+) -> None:
+    engine = bench.engine(milliseconds=0.05, lanes=3, capacity=6000)
+    exits, _ = expected(runtime, bench.rows)
+    draw = np.random.default_rng(5)
+    starts, sizes = draw.integers(0, 390, 3000), draw.integers(1, 4, 3000)
+
+    async def ask(start: int, size: int, give_up: bool) -> bool:
+        asked = asyncio.create_task(engine.run(job(bench.rows[start : start + size])))
+        if give_up:
+            for _ in range(start % 7):
+                await asyncio.sleep(0)
+            asked.cancel()
+        answer = (await asyncio.gather(asked, return_exceptions=True))[0]
+        if isinstance(answer, asyncio.CancelledError):
+            return True
+        assert isinstance(answer, Routed), answer
+        return bool((answer.exits == exits[start : start + size]).all())
+
+    asks = [ask(*one) for one in zip(starts, sizes, draw.random(3000) < 0.3, strict=True)]
+    assert all(await asyncio.gather(*asks))
+    assert engine.broken is None
+    everything = job(np.repeat(bench.rows[:1], 6000, axis=0))  # there is room for all again
+    assert len((await engine.run(everything)).exits) == 6000
