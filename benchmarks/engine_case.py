@@ -94,9 +94,7 @@ def digits_case(path: Path, rows: int) -> Case:
     expected = bundle.manifest.inputs[0].row_shape
     if images.shape[1:] != expected:
         raise SystemExit(f"{path}: found rows of {expected}, expected digits {images.shape[1:]}")
-    return _bundle_case(
-        "digits", bundle, Pool([Group(np.arange(len(images)), (images,))])
-    )
+    return _bundle_case("digits", bundle, Pool([Group(np.arange(len(images)), (images,))]))
 
 
 def text_case(path: Path, texts: Path, rows: int) -> Case:
