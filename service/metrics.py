@@ -193,7 +193,7 @@ class Metrics:
     def _look_at_queues(self) -> None:
         queues = {queue.exit: queue for queue in self._queues()}
         self._stages |= queues.keys()
-        for number in self._stages:
+        for number in tuple(self._stages):  # another scrape may add one meanwhile
             queue = queues.get(number, StageQueue(number, 0, 0.0))
             self._queue_rows.labels(str(number)).set(queue.rows)
             self._queue_age.labels(str(number)).set(queue.age / 1000)
