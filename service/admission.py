@@ -108,8 +108,8 @@ class Admission:
         run = max(self._costs.milliseconds(1, shape, 1) for shape, _ in groups)
         if run > left:
             raise DeadlineExceeded(
-                f"the deadline is {max(0.0, left):.1f} ms away, and the first exit alone takes {run:.1f} ms; "
-                "allow more time"
+                f"the deadline is {max(0.0, left):.1f} ms away, and the first exit alone takes "
+                f"{run:.1f} ms; allow more time"
             )
         wait = self.depth_share * self._scheduler.wait(priority, stages=1)
         if wait + run > left:
