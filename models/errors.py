@@ -21,6 +21,30 @@ class PayloadTooLarge(OfframpError):
     reason = "payload_too_large"
 
 
+class NotFound(OfframpError):
+    """A model, or a version of one, that this server does not have."""
+
+    reason = "not_found"
+
+
+class Unauthenticated(OfframpError):
+    """A request without a key that is known here."""
+
+    reason = "unauthenticated"
+
+
+class Forbidden(OfframpError):
+    """A request that this key, or this server, does not allow."""
+
+    reason = "forbidden"
+
+
+class Unsupported(OfframpError):
+    """A call of the protocol that this server does not answer."""
+
+    reason = "unsupported"
+
+
 class Overloaded(OfframpError):
     """No room for the request now; the same request may succeed later.
 

@@ -16,6 +16,7 @@ class AnswerTable:
     exits : int16 (capacity,), number of the exit that gave the answer; 0 for none yet
     left : int8 (capacity,), why the row left, see `service.request.Left`; -1 while on its way
     arrival : float (capacity,), milliseconds on the clock
+    departed : float (capacity,), likewise, of rows that have left
     owner : int64 (capacity,), number of the request that the row is part of
     place : int64 (capacity,), of the row in its request
     """
@@ -27,6 +28,7 @@ class AnswerTable:
         self._flat_thresholds = self._thresholds.reshape(-1)
         self._stages = stages
         self.arrival = np.zeros(capacity)
+        self.departed = np.zeros(capacity)
         self.owner = np.zeros(capacity, np.int64)
         self.place = np.zeros(capacity, np.int64)
         self._probabilities = np.zeros((capacity, labels), np.float32)

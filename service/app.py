@@ -15,6 +15,7 @@ from service.dataplane import Dataplane
 from service.ending import end_with_worker, end_worker_soon
 from service.http import create_app
 from service.metrics import Metrics
+from service.repository import OnBroken, Repository
 from service.settings import load_settings
 from service.store import check_model, load_bundle
 
@@ -50,9 +51,13 @@ class Offramp:
         end_with_worker()
 
     def __init__(self) -> None:
-        settings = load_settings()
-        self.dataplane = Dataplane(load_bundle(settings.bundle), settings, Metrics(), give_up)
-        self.door = create_app(self.dataplane)
+        settings, metrics = load_settings(), Metrics()
+
+        def open_model(on_broken: OnBroken) -> Dataplane:
+            return Dataplane(load_bundle(settings.bundle), settings, metrics, on_broken)
+
+        self.repository = Repository([open_model], give_up)
+        self.door = create_app(self.repository, metrics, settings)
 
     @bentoml.on_startup
     async def start_warm_up(self) -> None:
@@ -60,20 +65,20 @@ class Offramp:
         self._warm_up = asyncio.create_task(self._warm_up_and_tell())
 
     async def _warm_up_and_tell(self) -> None:
-        await self.dataplane.warm_up()
-        manifest = self.dataplane.manifest
-        if self.dataplane.ready:
-            logger.info("event=ready bundle=%s digest=%s", manifest.name, manifest.digest[:12])
+        await self.repository.start()
+        for model in self.repository.index():
+            if not model.reason:
+                logger.info("event=ready model=%s version=%s", model.name, model.version)
 
     @bentoml.on_shutdown
     async def drain(self) -> None:
         """Finish the admitted rows."""
         await self._warm_up
-        await asyncio.to_thread(self.dataplane.close)
+        await self.repository.close()
 
     async def __is_ready__(self) -> bool:
-        if self.dataplane.reason:
-            raise HTTPException(503, self.dataplane.reason)
+        if self.repository.reason:
+            raise HTTPException(503, self.repository.reason)
         return True
 
     async def __is_alive__(self) -> bool:

@@ -27,9 +27,14 @@ from service.options import (
     thresholds_of,
 )
 from service.prediction import Prediction, check_answers, leave_by_policy
+from service.prepared_rows import PreparedRows
 from service.request import Job, Routed
 from service.settings import Settings
+from service.statistics import Statistics, timed
 from service.warmup import open_engine
+
+VERSION_DIGITS = 12
+WARMING_UP = "the service is warming up: try again in some seconds"
 
 logger = logging.getLogger("bentoml.offramp")
 
@@ -50,8 +55,8 @@ class Dataplane:
         on_broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
+        self.statistics = Statistics(self.manifest.depth)
         self.max_rows = settings.max_rows
-        self.max_body_bytes = settings.max_body_bytes
         self.metrics = metrics
         self._on_broken = on_broken
         self._encoder = open_encoder(
@@ -60,7 +65,22 @@ class Dataplane:
         self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
         self._open_engine = partial(open_engine, bundle, settings, metrics)
         self._engine: Engine | None = None
-        self._unready = "the service is warming up: try again in some seconds"
+        self._unready = WARMING_UP
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        """Of the model: the beginning of its bundle's digest."""
+        return self.manifest.digest[:VERSION_DIGITS]
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether it is about to be ready."""
+        return self._unready == WARMING_UP
 
     @property
     def ready(self) -> bool:
@@ -100,12 +120,15 @@ class Dataplane:
         if self._engine:
             self._engine.close()
 
-    async def predict(self, rows: RawRows, options: Options = DEFAULTS) -> Prediction:
-        """Answer b raw rows of the kind that the bundle reads.
+    async def predict(
+        self, rows: RawRows | PreparedRows, options: Options = DEFAULTS
+    ) -> Prediction:
+        """Answer b rows.
 
         Parameters
         ----------
-        rows : texts, encoded images, or numbers (b, ...)
+        rows : raw, of the kind that the bundle reads: texts, encoded images, or numbers (b, ...);
+            or the model's own tensors
 
         Raises
         ------
@@ -114,29 +137,32 @@ class Dataplane:
         Overloaded, DeadlineExceeded, Unavailable
             See `service.engine.Engine.run`.
         """
-        with self.counted():
+        with self.counted(), self.statistics.request():
             engine = self._warm_engine()
             arrival = engine.clock()
             job = await self._job(engine, rows, options, arrival)
-            prediction = self._prediction(engine, await engine.run(job), options, arrival)
+            with timed(self.statistics.engine):
+                routed = await engine.run(job)
+            prediction = self._prediction(engine, routed, options, arrival)
         self.metrics.requests.labels("ok").inc()
         return prediction
 
     async def stream(
-        self, rows: RawRows, options: Options = DEFAULTS
+        self, rows: RawRows | PreparedRows, options: Options = DEFAULTS
     ) -> AsyncGenerator[Prediction, None]:
         """Answer rows as they leave: parts of the request, every row in one of them.
 
         Raises what `predict` raises, before the first part or after any. Closing the generator
         cancels the rows that are left.
         """
-        with self.counted():
+        with self.counted(), self.statistics.request():
             engine = self._warm_engine()
             arrival = engine.clock()
             job = await self._job(engine, rows, options, arrival)
-            async with aclosing(engine.stream(job)) as parts:
-                async for routed in parts:
-                    yield self._prediction(engine, routed, options, arrival)
+            with timed(self.statistics.engine):
+                async with aclosing(engine.stream(job)) as parts:
+                    async for routed in parts:
+                        yield self._prediction(engine, routed, options, arrival)
         self.metrics.requests.labels("ok").inc()
 
     def _warm_engine(self) -> Engine:
@@ -144,19 +170,24 @@ class Dataplane:
             raise Unavailable(self.reason)
         return self._engine
 
-    async def _job(self, engine: Engine, rows: RawRows, options: Options, arrival: float) -> Job:
+    async def _job(
+        self, engine: Engine, rows: RawRows | PreparedRows, options: Options, arrival: float
+    ) -> Job:
         thresholds = thresholds_of(options, self.manifest, engine.exits)
         if options.all_exits:  # the policy is applied to what comes back
             thresholds = thresholds_of(replace(options, policy="full"), self.manifest, engine.exits)
         deadline, priority = deadline_of(options, arrival), priority_of(options)
-        groups = await self._encode(rows)
+        with timed(self.statistics.encoding):
+            groups = await self._encode(rows)
         return Job(groups, thresholds, priority, deadline, options.all_exits)
 
-    async def _encode(self, rows: RawRows) -> list[Group]:
+    async def _encode(self, rows: RawRows | PreparedRows) -> list[Group]:
         if not 1 <= len(rows) <= self.max_rows:
             raise InvalidInput(
                 f"rows: found {len(rows)} rows, expected 1 to {self.max_rows}; split the request"
             )
+        if isinstance(rows, PreparedRows):
+            return rows.groups
         if isinstance(rows, np.ndarray):
             return refuse_bad(self._encoder.encode(rows))
         # decoding images and texts takes its time: the event loop goes on meanwhile
@@ -175,7 +206,10 @@ class Dataplane:
             # a row that had to leave is certified where the policy lets it leave anyway
             certified |= routed.answers.score >= self._deployed[routed.exits - 1]
         passed = dict(zip(engine.exits, routed.passed, strict=False))
-        return Prediction(routed, certified, engine.clock() - arrival, passed, reached)
+        now = engine.clock()
+        prediction = Prediction(routed, certified, arrival, now, passed, reached)
+        self.statistics.answered(prediction)
+        return prediction
 
     @contextmanager
     def counted(self) -> Iterator[None]:

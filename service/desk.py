@@ -82,6 +82,7 @@ class Desk:
         if not len(slots):
             return
         self._table.left[slots] = left
+        self._table.departed[slots] = now
         self._note_departure(slots, left, now)
         for ticket, mine in self._by_ticket(slots):
             ticket.rows_on_their_way -= len(mine)
@@ -181,6 +182,7 @@ class Desk:
             self._table.answers(slots),
             self._table.exits[slots].astype(int),
             self._table.left[slots].astype(int),
+            self._table.departed[slots],
             ticket.passed(places),
         )
 

@@ -18,7 +18,8 @@ class Prediction:
 
     routed : their places, labels, probabilities, scores, exits, and why they left there
     certified : bool (b,), whether the bundle's certificate covers the answer
-    milliseconds : from arrival to answer
+    arrival : of the request, milliseconds on the engine's clock
+    answered : of these rows, likewise
     passed : where all exits were asked for, their answers by exit number, each over the b rows; an
         answer counts for the rows that came so far, see `reached`
     reached : int (b,), the number of the last exit that every row came to
@@ -26,9 +27,20 @@ class Prediction:
 
     routed: Routed
     certified: np.ndarray
-    milliseconds: float
+    arrival: float
+    answered: float
     passed: Mapping[int, Answers]
     reached: np.ndarray
+
+    @property
+    def milliseconds(self) -> float:
+        """From the arrival of the request to the answer."""
+        return self.answered - self.arrival
+
+    @property
+    def row_milliseconds(self) -> np.ndarray:
+        """From the arrival of the request until each row left: float (b,)."""
+        return np.asarray(self.routed.departed - self.arrival)
 
 
 def leave_by_policy(routed: Routed, thresholds: np.ndarray, exits: tuple[int, ...]) -> Routed:

@@ -62,6 +62,7 @@ class Routed:
     answers : over the b rows
     exits : int (b,), numbers of their exits
     left : int (b,), why each left there, see `Left`
+    departed : float (b,), when each left, milliseconds on the engine's clock
     passed : the answers of the exits on their way, one per stage, where they were asked for
     """
 
@@ -69,4 +70,5 @@ class Routed:
     answers: Answers
     exits: np.ndarray
     left: np.ndarray
+    departed: np.ndarray
     passed: tuple[Answers, ...] = ()

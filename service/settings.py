@@ -39,7 +39,27 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(default=4096, ge=1)
     """Rows admitted and not yet answered; more are refused."""
     max_body_bytes: int = Field(default=16 * 2**20, ge=1)
-    """Bytes of one HTTP body."""
+    """Bytes of one HTTP body, inflated, or of one gRPC message."""
+    max_parallel: int = Field(default=1024, ge=1)
+    """Requests that are answered at the same time, by each of HTTP and gRPC; more are refused."""
+    grpc_host: str = "127.0.0.1"
+    """Address that the gRPC port is bound to."""
+    grpc_port: int = Field(default=3001, ge=0, le=65535)
+    """0 takes any free port."""
+    repository_calls: bool = False
+    """Whether clients may load and unload models."""
+    keys_file: Path | None = None
+    """Keys of clients, one a line; without it nobody is asked for one."""
+    admin_keys_file: Path | None = None
+    """Keys for repository calls, one a line; without it `keys_file` counts."""
+    metrics_key: bool = False
+    """Whether `/metrics` asks for a key of `keys_file` too."""
+    tls_certificate: Path | None = None
+    """PEM file of the certificate chain, for both ports."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key."""
+    tls_client_ca: Path | None = None
+    """PEM file of authorities; clients then need a certificate of one of them (mTLS)."""
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -38,7 +38,11 @@ PLAN = replace(
 )
 KEY = (1, ((4,),))
 NOTHING = Routed(
-    np.zeros(0, int), Answers(*np.zeros((3, 0, 1))), np.zeros(0, int), np.zeros(0, int)
+    np.zeros(0, int),
+    Answers(*np.zeros((3, 0, 1))),
+    np.zeros(0, int),
+    np.zeros(0, int),
+    np.zeros(0),
 )
 
 

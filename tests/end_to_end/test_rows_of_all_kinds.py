@@ -17,10 +17,10 @@ from starlette.testclient import TestClient
 
 from models.bundle import read_bundle
 from service.dataplane import Dataplane
-from service.http import create_app
 from service.metrics import Metrics
 from service.settings import Settings
 from tests.end_to_end.conftest import Run
+from tests.service.conftest import app_over
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +34,7 @@ def serving(bundle_path: Path) -> Iterator[TestClient]:
     settings = Settings(bundle=str(bundle_path), lanes=2, max_rows=ROWS, max_body_bytes=2**20)
     plane = Dataplane(bundle, settings, Metrics())
     asyncio.run(plane.warm_up())
-    with TestClient(create_app(plane), raise_server_exceptions=False) as client:
+    with TestClient(app_over(plane), raise_server_exceptions=False) as client:
         yield client
     plane.close()
 

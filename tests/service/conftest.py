@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
@@ -14,15 +15,25 @@ from models.runtime import StageRuntime
 from service.dataplane import Dataplane
 from service.http import create_app
 from service.metrics import Metrics
+from service.repository import Repository
 from service.settings import Settings
+
+LIMITS = {"max_rows": 64, "max_body_bytes": 2**20}
 
 
 def cold_dataplane(
     bundle: Bundle, on_broken: Callable[[str], None] = print, **changed: Any
 ) -> Dataplane:
     """One lane, before its warm-up."""
-    chosen = {"lanes": 1, "threads": 1, "max_rows": 64, "max_body_bytes": 2**20, **changed}
+    chosen = {"lanes": 1, "threads": 1, **LIMITS, **changed}
     return Dataplane(bundle, Settings(bundle=str(bundle.path), **chosen), Metrics(), on_broken)
+
+
+def app_over(plane: Dataplane, **changed: Any) -> Starlette:
+    """The HTTP application over one dataplane, with the limits of `cold_dataplane`."""
+    chosen = {**LIMITS, "max_rows": plane.max_rows, **changed}
+    repository = Repository([lambda on_broken: plane])
+    return create_app(repository, plane.metrics, Settings(**chosen))
 
 
 @asynccontextmanager
@@ -46,7 +57,7 @@ def dataplane(bundle: Bundle) -> Iterator[Dataplane]:
 
 @pytest.fixture(scope="session")
 def client(dataplane: Dataplane) -> Iterator[TestClient]:
-    with TestClient(create_app(dataplane), raise_server_exceptions=False) as client:
+    with TestClient(app_over(dataplane), raise_server_exceptions=False) as client:
         yield client
 
 

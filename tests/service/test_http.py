@@ -15,8 +15,7 @@ from models.bundle import Bundle
 from models.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from models.runtime import StageRuntime, at_exits
 from service.dataplane import Dataplane
-from service.http import create_app
-from tests.service.conftest import Gate, cold_dataplane, serving
+from tests.service.conftest import Gate, app_over, cold_dataplane, serving
 
 
 def predict(client: TestClient, rows: Any, **fields: Any) -> dict[str, Any]:
@@ -398,7 +397,7 @@ class Caller:
 
     async def call(self, plane: Dataplane) -> None:
         scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
-        await create_app(plane)(scope, self.receive, self.send)
+        await app_over(plane)(scope, self.receive, self.send)
 
 
 def count(plane: Dataplane, name: str, **labels: str) -> float:
@@ -492,7 +491,7 @@ def test_errors_have_their_status_and_say_when_to_come_back(
 
 def test_a_service_that_is_not_ready_says_why(bundle: Bundle, rows: np.ndarray) -> None:
     plane = cold_dataplane(bundle)
-    with TestClient(create_app(plane)) as client:
+    with TestClient(app_over(plane)) as client:
         error = refused(client, json.dumps({"rows": rows[:1].tolist()}), 503)
     assert "warming up" in error
     plane.close()
@@ -500,7 +499,7 @@ def test_a_service_that_is_not_ready_says_why(bundle: Bundle, rows: np.ndarray) 
 
 async def test_metrics_count_requests_rows_and_exits(bundle: Bundle, rows: np.ndarray) -> None:
     async with serving(bundle) as plane:
-        with TestClient(create_app(plane)) as client:
+        with TestClient(app_over(plane)) as client:
             predict(client, rows[:5].tolist(), policy="full")
             predict(client, rows[:3].tolist(), policy="exit:1")
             streamed(client, rows[:2], policy="full")

@@ -21,7 +21,14 @@ def routed_at(exits: list[int], scores: np.ndarray, stages: tuple[int, ...]) -> 
     places = np.searchsorted(stages, exits)
     left = np.where(np.array(exits) == stages[-1], Left.POLICY, Left.DEADLINE)
     rows = np.arange(len(exits))
-    return Routed(rows, at_exits(passed, places + 1), np.array(exits), left, tuple(passed))
+    return Routed(
+        rows,
+        at_exits(passed, places + 1),
+        np.array(exits),
+        left,
+        np.zeros(len(rows)),
+        tuple(passed),
+    )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

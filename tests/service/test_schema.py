@@ -22,8 +22,8 @@ def test_a_row_lists_the_exits_that_it_came_to_and_no_others() -> None:
     passed = {1: answers(0.25, [0.5, 0.5]), 2: answers(0.75, [np.nan, 0.5])}
     exits = np.array([1, 2])
     left = np.array([Left.OVERLOAD, Left.DEADLINE])
-    routed = Routed(np.arange(2), answers(0.75, [0.5, 0.5]), exits, left)
-    prediction = Prediction(routed, np.array([True, False]), 1.5, passed, exits)
+    routed = Routed(np.arange(2), answers(0.75, [0.5, 0.5]), exits, left, np.zeros(2))
+    prediction = Prediction(routed, np.array([True, False]), -1.5, 0.0, passed, exits)
     body = json.loads(json.dumps(response_body(prediction, MANIFEST), allow_nan=False))
     first, second = body["rows"]
     assert [entry["exit"] for entry in first["all_exits"]] == [1]
