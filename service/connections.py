@@ -1,0 +1,84 @@
+"""HTTP connections that ask for nothing: ended after some seconds, and at once when too many."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import signal
+from typing import Any
+
+IDLE_SECONDS = 15.0
+"""Without a whole request line and headers; uvicorn itself allows 5 s between two requests."""
+SWEEP_SECONDS = 1.0
+
+logger = logging.getLogger("bentoml.offramp.connections")
+
+
+class Connections:
+    """The connections of the uvicorn server that runs this process.
+
+    uvicorn ends a connection that is silent after an answer, but not one that never sends a request
+    or that stops within its headers, and BentoML passes no limit on to it. Some hundreds of such
+    connections take all the file descriptors of a process: then nobody is answered, not even a
+    probe. A connection whose request is being read or answered is never ended here.
+
+    Parameters
+    ----------
+    server : a `uvicorn.Server`
+    limit : connections; over it those that have asked for nothing the longest are ended
+    """
+
+    def __init__(self, server: Any, limit: int, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._server = server
+        self._limit = limit
+        self._idle_seconds = idle_seconds
+        self._silent: dict[Any, tuple[Any, float]] = {}
+
+    async def watch(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.sweep(asyncio.get_running_loop().time())
+
+    def sweep(self, now: float) -> None:
+        """End what has been silent for too long, or what is too many, by the clock of the loop."""
+        connections = set(self._server.server_state.connections)
+        self._silent = {
+            # silent since the answer that it was silent after at the last sweep too
+            connection: known
+            if (known := self._silent.get(connection)) and known[0] is connection.cycle
+            else (connection.cycle, now)
+            for connection in connections
+            if connection.cycle is None or connection.cycle.response_complete
+        }
+        longest_first = sorted(self._silent.items(), key=lambda item: item[1][1])
+        too_many = len(connections) - self._limit
+        ended = [
+            connection
+            for place, (connection, (_, since)) in enumerate(longest_first)
+            if place < too_many or now - since >= self._idle_seconds
+        ]
+        for connection in ended:
+            connection.transport.abort()
+        if too_many > 0:
+            found = len(connections)
+            logger.warning("event=too_many_connections found=%d ended=%d", found, len(ended))
+
+
+async def watch_connections(limit: int) -> None:
+    """Watch the connections of the server that runs this process, where there is one.
+
+    Parameters
+    ----------
+    limit : connections; never more than half of the files that this process may open
+    """
+    if server := _running_server():
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await Connections(server, min(limit, files // 2)).watch()
+
+
+def _running_server() -> Any:
+    """The `uvicorn.Server` of this process, or None: as the handler of SIGTERM it can be found."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if hasattr(server, "server_state") else None
