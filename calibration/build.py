@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.bundle_examples import write_examples
 from calibration.dataset import Dataset
 from calibration.input_choice import InputOptions, choose_preprocessing, row_shape
 from calibration.layers import LayeredModel, layers_of_source
@@ -20,7 +21,7 @@ from calibration.sources import open_source
 from calibration.split_checks import certified_before
 from calibration.splits import assign_splits
 from calibration.teacher import teacher_probabilities
-from models.bundle import MODEL, Bundle, check_target, write_bundle
+from models.bundle import EXAMPLES, MODEL, Bundle, check_target, write_bundle
 from models.encoders import open_encoder
 from models.errors import CalibrationError
 
@@ -103,6 +104,8 @@ def write_calibrated(
     recorded = {**facts, "command": options.command}
     manifest, model = calibrate(layered, fresh, options, progress, recorded)
     files = {MODEL: model, REPORT: write_report(manifest), **data.files}
+    if options.examples:
+        files[EXAMPLES] = write_examples(options.examples, data, manifest, model, options.seed)
     return write_bundle(out, manifest, files, force)
 
 

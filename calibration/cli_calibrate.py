@@ -59,6 +59,7 @@ def calibrate(
     name: Annotated[
         str | None, typer.Option(help="Name of the bundle; by default --out's last part.")
     ] = None,
+    examples: options.Examples = 0,
     seed: options.Seed = 0,
     batch: options.Batch = 32,
     lanes: options.Lanes = None,

@@ -188,6 +188,16 @@ KeepDepth = Annotated[
     ),
 ]
 
+Examples = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=24,
+        help="Rows of the test split that go into the bundle, for the playground page: whoever "
+        "has the bundle, or may ask the server, can read them.",
+        rich_help_panel=RUN,
+    ),
+]
 Seed = Annotated[
     int, typer.Option(min=0, help="Seed of splits, training, sub-samples.", rich_help_panel=RUN)
 ]

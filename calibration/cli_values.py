@@ -37,6 +37,7 @@ def calibration_options(
         profile_seeds=given.get("profile_seeds", 0),
         device=given["device"].value if given.get("device") else "cpu",
         allow_duplicates=given.get("allow_duplicates", False),
+        examples=given.get("examples", 0),
         seed=given.get("seed", 0),
         command=command_line(),
     )

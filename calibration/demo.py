@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # a small network learns all its exits best together, and the demo has to be quick
 TRAINING = {"epochs": 8, "schedule": "joint", "held_out": 0.05}
+EXAMPLES = 6  # rows in the bundle
 
 
 def build_demo(
@@ -45,7 +46,12 @@ def build_demo(
         dataset = compose_digits(seed)
         progress.update(task, total=1, completed=1)
     options = CalibrationOptions(
-        "digits", PassOptions(default_cache()), guarantee, seed=seed, command=command
+        "digits",
+        PassOptions(default_cache()),
+        guarantee,
+        examples=EXAMPLES,
+        seed=seed,
+        command=command,
     )
     network = TrainOptions(training={**TRAINING, "seed": seed, **(training or {})})
     return build_trained(out, network, dataset, dataset.split, options, progress, force)

@@ -31,6 +31,7 @@ class CalibrationOptions:
     profile_seeds : other seeds with which the heads are trained, to see how stable W is
     device : of the W-distances that can use one
     allow_duplicates : splits may share any number of rows
+    examples : rows of the test split that the bundle carries, for its users to try
     command : what the user typed, to be recorded
     """
 
@@ -45,6 +46,7 @@ class CalibrationOptions:
     profile_seeds: int = 0
     device: Device = "cpu"
     allow_duplicates: bool = False
+    examples: int = 0
     seed: int = 0
     command: str = ""
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+EXAMPLES = "examples.json"
+"""Rows to try the model with: `[{"row": as POST /predict takes it, "labels": [name, …]}, …]`."""
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from models.bundle import Bundle
+from models.bundle import EXAMPLES, Bundle
 from models.encoders import open_encoder, refuse_bad
 from models.encoding import Group, RawRows
 from models.errors import Cancelled, InvalidInput, OfframpError, SettingsError, Unavailable
@@ -42,6 +42,10 @@ logger = logging.getLogger("bentoml.offramp")
 class Dataplane:
     """Serves one bundle, once it is warm.
 
+    manifest : of the bundle
+    examples : the bundle's `examples.json`: a JSON list, empty where it carries none
+    statistics : of what was answered
+
     Parameters
     ----------
     on_broken : called, from any thread, when nothing can be answered any more, with the reason
@@ -55,6 +59,7 @@ class Dataplane:
         on_broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.manifest: Manifest = bundle.manifest
+        self.examples = bundle.files.get(EXAMPLES, b"[]")
         self.statistics = Statistics(self.manifest.depth)
         self.max_rows = settings.max_rows
         self.metrics = metrics
@@ -102,8 +107,10 @@ class Dataplane:
         try:
             engine = await asyncio.to_thread(self._open_engine)
         except Exception as error:
-            self._unready = f"the warm-up failed: {error}"
             known = isinstance(error, OfframpError)
+            # what a library says may name paths of this machine
+            told = str(error) if known else f"{type(error).__name__}, see the service's log"
+            self._unready = f"the warm-up failed: {told}"
             logger.error("event=warm_up_failed reason=%r", str(error), exc_info=not known)
             if isinstance(error, SettingsError):  # as it was asked for, it can never serve
                 self._on_broken(str(error))
