@@ -24,6 +24,7 @@ from engine_overhead import measure_overhead
 from engine_saturated import REQUEST_ROWS, Saturation
 from engine_setup import QUICK, Plan, open_stand
 from engine_table import Table, Target, target_table
+from result_page import with_section
 
 from models.machine import machine_name
 
@@ -143,14 +144,9 @@ def main(command: list[str]) -> None:
     print(target_table(report.targets).plain())
     print(f"took {perf_counter() - begun:.0f} s")
     if arguments.out:
-        write_section(arguments.out, report.markdown(page))
-
-
-def write_section(path: Path, section: str) -> None:
-    """Put the section at the end of a page, in the place of the one that is there."""
-    page = path.read_text(encoding="utf-8") if path.exists() else ""
-    before = page.split(HEADING)[0].rstrip()
-    path.write_text(f"{before}\n\n{section}" if before else section, encoding="utf-8")
+        before = arguments.out.read_text("utf-8") if arguments.out.exists() else ""
+        section = report.markdown(page)
+        arguments.out.write_text(with_section(before, HEADING, section), "utf-8")
 
 
 def _named(case: Case, targets: list[Target]) -> list[Target]:

@@ -153,6 +153,8 @@ def choose_lanes(
         return max(1, cores // threads), open_runtime(threads)
     choices = sorted({cores, max(1, cores // 2), 1}, reverse=True)
     runtimes = {count: open_runtime(max(1, cores // count)) for count in choices}
+    if len(choices) == 1:
+        return next(iter(runtimes.items()))
     rates = {
         count: float(np.median(rounds))
         for count, rounds in _measured_in_turn(runtimes, probe, min(16, batch_rows)).items()
@@ -169,7 +171,7 @@ def _measured_in_turn(
 ) -> dict[int, list[float]]:
     """Rows per second of every choice, by its lanes; rounds visit all, as the machine is noisy."""
     rates: dict[int, list[float]] = {count: [] for count in runtimes}
-    for _ in range(LANE_ROUNDS if len(runtimes) > 1 else 0):
+    for _ in range(LANE_ROUNDS):
         for count, runtime in runtimes.items():
             rates[count].append(_rows_per_second(runtime, probe, count, rows))
     return rates
