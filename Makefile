@@ -9,11 +9,11 @@ BIN = $(VENV)/bin
 export BENTOML_DO_NOT_TRACK = True
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: serve bundle bento test test-fast gpu-check lint format clean
+.PHONY: serve bundle bento test test-fast fuzz gpu-check lint format clean
 
 # Only the default bundle is built; any other that is missing is for the service to refuse.
 serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## build the default bundle once and serve it
-	OFFRAMP_BUNDLE=$(BUNDLE) exec $(BIN)/bentoml serve service.app:Offramp --host $(HOST) --port $(PORT)
+	OFFRAMP_BUNDLE=$(BUNDLE) OFFRAMP_GRPC_HOST=$(HOST) exec $(BIN)/bentoml serve service.app:Offramp --host $(HOST) --port $(PORT)
 
 bundle: $(DEFAULT_BUNDLE)/manifest.json ## train, calibrate and certify the default model
 
@@ -28,6 +28,12 @@ test: $(VENV)/.dev ## the whole suite
 
 test-fast: $(VENV)/.dev ## without the slow tests
 	$(BIN)/python -m pytest -m "not slow"
+
+fuzz: export FUZZ_MINUTES ?= 10
+fuzz: export OMP_NUM_THREADS = 1
+
+fuzz: $(VENV)/.dev ## requests that nobody should send, for FUZZ_MINUTES
+	$(BIN)/python -m pytest tests/fuzz --timeout=0
 
 # Runs on $(PYTHON) as it is: a machine with a GPU may have no way to install the rest.
 gpu-check: ## device tests and engine benchmark on an NVIDIA GPU, written to docs/gpu.md

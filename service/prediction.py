@@ -68,15 +68,20 @@ def leave_by_policy(routed: Routed, thresholds: np.ndarray, exits: tuple[int, ..
 
 def check_answers(routed: Routed, exits: tuple[int, ...]) -> None:
     """Refuse rows whose values were finite but made the model overflow."""
-    finite = np.isfinite(routed.answers.score)
+    finite = _are_finite(routed.answers)
     for stage, answers in enumerate(routed.passed):
-        finite &= np.isfinite(answers.score) | (_stages(routed, exits) < stage)
+        finite &= _are_finite(answers) | (_stages(routed, exits) < stage)
     if not finite.all():
         row = routed.rows[~finite].min()
         raise InvalidInput(
             f"rows: the model has no finite answer to the values of row {row}; expected "
             "values of the size that it was trained on"
         )
+
+
+def _are_finite(answers: Answers) -> np.ndarray:
+    """Bool (b,). A score may be one although a probability is not: minima pass over NaN."""
+    return np.asarray(np.isfinite(answers.score) & np.isfinite(answers.probabilities).all(axis=1))
 
 
 def _stages(routed: Routed, exits: tuple[int, ...]) -> np.ndarray:

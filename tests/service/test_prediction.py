@@ -58,3 +58,10 @@ def test_an_overflown_answer_names_its_row() -> None:
         check_answers(routed, (1, 2))
     fine = routed_at([2, 1, 2], np.full((3, 2), 0.5), (1, 2))
     check_answers(fine, (1, 2))
+
+
+def test_a_probability_that_is_no_number_is_refused_though_the_score_is_one() -> None:
+    routed = routed_at([2, 1, 2], np.full((3, 2), 0.5), (1, 2))
+    routed.answers.probabilities[1, 0] = np.nan
+    with pytest.raises(InvalidInput, match="row 1"):
+        check_answers(routed, (1, 2))
