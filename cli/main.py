@@ -7,11 +7,13 @@ import sys
 import typer
 
 from calibration.cli import app
+from cli.predict import predict
 from cli.simulate import simulate
 from models.errors import OfframpError
 
 USER_MISTAKE = 2
 
+app.command()(predict)
 app.command()(simulate)
 
 

@@ -21,6 +21,12 @@ class PayloadTooLarge(OfframpError):
     reason = "payload_too_large"
 
 
+class TooSlow(OfframpError):
+    """A request whose body does not come."""
+
+    reason = "too_slow"
+
+
 class NotFound(OfframpError):
     """A model, or a version of one, that this server does not have."""
 

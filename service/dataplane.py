@@ -70,6 +70,8 @@ class Dataplane:
         self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
         self._open_engine = partial(open_engine, bundle, settings, metrics)
         self._engine: Engine | None = None
+        self._encoding = 0  # requests that have begun and whose rows are not in the engine yet
+        self._encoded = asyncio.Event()
         self._unready = WARMING_UP
 
     @property
@@ -120,6 +122,14 @@ class Dataplane:
         if engine.broken:
             self._on_broken(engine.broken)
         self._engine, self._unready = engine, ""
+
+    async def drain(self) -> None:
+        """Finish the requests that have begun, then close; nobody starts another meanwhile."""
+        await asyncio.sleep(0)  # who was just given this dataplane begins
+        while self._encoding:
+            self._encoded.clear()
+            await self._encoded.wait()
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Refuse new requests and finish the admitted ones; after `warm_up`, not beside it."""
@@ -184,8 +194,13 @@ class Dataplane:
         if options.all_exits:  # the policy is applied to what comes back
             thresholds = thresholds_of(replace(options, policy="full"), self.manifest, engine.exits)
         deadline, priority = deadline_of(options, arrival), priority_of(options)
-        with timed(self.statistics.encoding):
-            groups = await self._encode(rows)
+        self._encoding += 1
+        try:
+            with timed(self.statistics.encoding):
+                groups = await self._encode(rows)
+        finally:
+            self._encoding -= 1
+            self._encoded.set()
         return Job(groups, thresholds, priority, deadline, options.all_exits)
 
     async def _encode(self, rows: RawRows | PreparedRows) -> list[Group]:

@@ -8,19 +8,26 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from models.errors import OfframpError, Overloaded, PayloadTooLarge, Unavailable
+from models.errors import OfframpError, Overloaded, PayloadTooLarge, TooSlow, Unavailable
+from service.http_locks import LockedApp, ParallelCap
+from service.locks import Locks
 from service.metrics import Metrics
+from service.oip_rest import oip_routes
+from service.page_door import page_routes
 from service.predict_door import predict_routes
 from service.repository import Repository
 from service.settings import Settings
 from service.statuses import message_of, status_of
 
 
-def create_app(repository: Repository, metrics: Metrics, settings: Settings) -> Starlette:
+def create_app(
+    repository: Repository, metrics: Metrics, settings: Settings, locks: Locks
+) -> Starlette:
     """The Starlette application over the models of one server."""
 
     async def exposition(_: Request) -> Response:
@@ -29,7 +36,13 @@ def create_app(repository: Repository, metrics: Metrics, settings: Settings) -> 
     return Starlette(
         routes=[
             *predict_routes(repository, settings),
+            *oip_routes(repository, settings),
+            *page_routes(repository, settings),
             Route("/metrics", exposition, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(LockedApp, locks=locks),
+            Middleware(ParallelCap, limit=settings.max_parallel),
         ],
         exception_handlers={
             OfframpError: _told,
@@ -44,7 +57,7 @@ async def _told(_: Request, error: Exception) -> Response:
 
 
 def _headers(error: Exception) -> dict[str, str]:
-    if isinstance(error, PayloadTooLarge):
+    if isinstance(error, PayloadTooLarge | TooSlow):
         # without it the server would go on reading a body that nobody wants
         return {"Connection": "close"}
     if isinstance(error, Overloaded):

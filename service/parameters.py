@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.errors import InvalidInput
-from service.options import Options
+from service.options import LONGEST_DEADLINE_MS, Options
 from service.tensors import brief
 
 TIMEOUT = "timeout"
@@ -19,6 +19,7 @@ IGNORED = frozenset(
     {"binary_data_output", "triton_enable_empty_final_response", "triton_final_response"}
 )
 """About the protocol, and looked at there."""
+_LOWEST_PRIORITY = 2**64 - 1
 _TYPES: dict[str, tuple[type, ...]] = {
     "policy": (str,),
     "max_exit": (int,),
@@ -40,7 +41,7 @@ def options_from(parameters: Mapping[str, Any]) -> Options:
     for name, value in parameters.items():
         if name not in IGNORED:
             _check_type(name, value)
-    timeout = parameters.get(TIMEOUT, 0)
+    timeout = _bounded(TIMEOUT, parameters.get(TIMEOUT, 0), 1000 * LONGEST_DEADLINE_MS)
     deadline = parameters.get("deadline_ms")
     if timeout and deadline is not None:
         raise InvalidInput(
@@ -67,4 +68,10 @@ def _check_type(name: str, value: object) -> None:
 def _priority(value: str | int) -> str:
     if isinstance(value, str):
         return value
-    return "interactive" if value in (0, 1) else "batch"
+    return "interactive" if _bounded("priority", value, _LOWEST_PRIORITY) <= 1 else "batch"
+
+
+def _bounded(name: str, value: int, most: int) -> int:
+    if not 0 <= value <= most:
+        raise InvalidInput(f"parameters: {name} is {brief(value)}, expected 0 to {most}")
+    return value

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from models.encoding import RawRows
@@ -19,49 +18,86 @@ from models.manifest import Manifest
 from service.body import read_body
 from service.dataplane import Dataplane
 from service.line_stream import LineStream, while_connected
+from service.multipart import read_form
+from service.openapi import describe
 from service.options import Options
 from service.prediction import Prediction
 from service.repository import Repository
 from service.schema import (
-    describe_mismatch,
+    OptionFields,
+    from_json,
+    from_texts,
     options_of,
     raw_rows,
-    refuse_unknown,
     request_model,
     response_body,
     row_bodies,
 )
 from service.settings import Settings
 from service.statuses import message_of
+from service.tensors import brief
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+SENDS = {
+    "numbers": '{"rows": [...]} with numbers',
+    "text": '{"rows": ["a text"]}',
+    "image": f"image files as {FORM}, one as image/*, or as base64 in " + '{"rows": [...]}',
+}
+"""What a model takes, by its kind of rows."""
 
 
 def predict_routes(repository: Repository, settings: Settings) -> list[BaseRoute]:
-    """`POST /predict`, for the model that is meant when none is named."""
-    schemas: WeakKeyDictionary[Dataplane, Any] = WeakKeyDictionary()
+    """`POST /predict` for the default model, and its description at `GET /openapi.json`."""
+    models: WeakKeyDictionary[Dataplane, Any] = WeakKeyDictionary()
+
+    def default() -> tuple[Dataplane, Any]:
+        plane = repository.model(repository.default)
+        if plane not in models:
+            models[plane] = request_model(plane.manifest, settings.max_rows)
+        return plane, models[plane]
 
     async def predict(request: Request) -> Any:
-        plane = repository.model(repository.default)
-        if plane not in schemas:
-            schemas[plane] = request_model(plane.manifest, settings.max_rows)
+        with repository.model(repository.default).counted():
+            body = await read_body(request, settings.max_body_bytes)
+        plane, model = default()  # it may have been loaded again meanwhile
         with plane.counted():
-            parsed = _parsed(await read_body(request, settings.max_body_bytes), schemas[plane])
-            rows = raw_rows(parsed.rows, plane.manifest)
-        options = options_of(parsed)
-        if parsed.stream:
+            rows, chosen = await _parsed(request, body, model, plane)
+        options = options_of(chosen)
+        if chosen.stream:
             return await _stream(request, plane, rows, options)
         prediction = await while_connected(request.receive, plane.predict(rows, options))
-        return JSONResponse(response_body(prediction, plane.manifest))
+        content = to_json(response_body(prediction, plane.manifest))
+        return Response(content, media_type=JSON)
 
-    return [Route("/predict", predict, methods=["POST"])]
+    async def openapi(_: Request) -> Response:
+        plane, model = default()
+        return JSONResponse(describe(plane.manifest, model, settings))
+
+    return [
+        Route("/predict", predict, methods=["POST"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
+    ]
 
 
-def _parsed(body: bytes, model: Any) -> Any:
-    try:
-        parsed = model.model_validate_json(body)
-    except ValidationError as error:
-        raise InvalidInput(describe_mismatch(error)) from error
-    refuse_unknown(parsed)
-    return parsed
+async def _parsed(
+    request: Request, body: bytes, model: Any, plane: Dataplane
+) -> tuple[RawRows, OptionFields]:
+    """Rows and options, in any of the forms that the model's kind of rows may come in."""
+    kind = plane.manifest.preprocessing.kind
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media in ("", JSON):
+        parsed = from_json(body, model)
+        return raw_rows(parsed.rows, plane.manifest), parsed
+    if kind == "image" and media == FORM:
+        files, texts = await read_form(request.headers, body, plane.max_rows)
+        return files, from_texts(texts)
+    if kind == "image" and media.startswith("image/"):
+        return [body], from_texts(dict(request.query_params))
+    raise InvalidInput(
+        f"content-type: found {brief(media)}, expected {JSON} (with curl: -H 'content-type: "
+        f"{JSON}'); this model takes {SENDS[kind]}"
+    )
 
 
 async def _stream(
@@ -83,16 +119,12 @@ async def _lines(
             async for part in parts:
                 yield _row_lines(part, manifest)
         except Exception as error:
-            yield _line({"error": message_of(error)})
+            yield to_json({"error": message_of(error)}) + b"\n"
 
 
 def _row_lines(part: Prediction, manifest: Manifest) -> bytes:
     places = part.routed.rows.tolist()
     bodies = row_bodies(part, manifest)
     return b"".join(
-        _line({"row": place, **body}) for place, body in zip(places, bodies, strict=True)
+        to_json({"row": place, **body}) + b"\n" for place, body in zip(places, bodies, strict=True)
     )
-
-
-def _line(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from models.errors import NotFound, OfframpError, Unavailable
 from service.dataplane import Dataplane
@@ -48,6 +48,8 @@ class Repository:
     def __init__(self, openers: list[OpenModel], give_up: OnBroken = lambda reason: None) -> None:
         self._give_up = give_up
         self._models: dict[str, _Model] = {}
+        self._changes: set[asyncio.Task[None]] = set()
+        self._closed = False
         for open_model in openers:
             model = _Model(None, open_model)
             model.plane = self._open(model)
@@ -95,7 +97,8 @@ class Repository:
                     await model.plane.warm_up()
 
     async def close(self) -> None:
-        """Finish the admitted requests of all models."""
+        """Finish the admitted requests of all models; nothing is loaded any more."""
+        self._closed = True
         for model in self._models.values():
             async with model.changing:
                 if model.plane:
@@ -111,13 +114,7 @@ class Repository:
         Unavailable
             When the bundle is no good; what was served before still is.
         """
-        model = self._find(name)
-        async with model.changing:
-            fresh = await self._opened(name, model)
-            old, model.plane = model.plane, fresh
-            if old:
-                await asyncio.to_thread(old.close)
-        logger.info("event=loaded model=%s version=%s", name, fresh.version)
+        await self._to_its_end(self._load(name, self._find(name)))
 
     async def unload(self, name: str) -> None:
         """Answer what was admitted, then give the model's memory back.
@@ -127,11 +124,28 @@ class Repository:
         NotFound
             When there is no such model.
         """
-        model = self._find(name)
+        await self._to_its_end(self._unload(name, self._find(name)))
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """Await a change; it goes on when its client leaves: half of it would leave threads."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _load(self, name: str, model: _Model) -> None:
+        async with model.changing:
+            fresh = await self._opened(name, model)
+            old, model.plane = model.plane, fresh
+            if old:
+                await old.drain()
+        logger.info("event=loaded model=%s version=%s", name, fresh.version)
+
+    async def _unload(self, name: str, model: _Model) -> None:
         async with model.changing:
             old, model.plane = model.plane, None
             if old:
-                await asyncio.to_thread(old.close)
+                await old.drain()
         logger.info("event=unloaded model=%s", name)
 
     def _find(self, name: str) -> _Model:
@@ -149,6 +163,8 @@ class Repository:
         return plane
 
     async def _opened(self, name: str, model: _Model) -> Dataplane:
+        if self._closed:
+            raise Unavailable("the service is stopping: send the request to another instance")
         try:
             fresh = await asyncio.to_thread(self._open, model)
             if fresh.name != name:

@@ -1,14 +1,14 @@
-"""The JSON bodies of `POST /predict`; the request's schema follows from the bundle's input."""
+"""What `POST /predict` takes and gives; the request's schema follows from the bundle's input."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from models.encoding import RawRows
 from models.errors import InvalidInput
@@ -18,9 +18,29 @@ from service.options import DEFAULTS, Options
 from service.prediction import Prediction
 from service.request import Left
 
-Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
-Text = Annotated[str, Field(strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON Schema takes 2.0 for a whole number, and so do clients that have floats only."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+
+
+class OptionFields(BaseModel):
+    """Everything that a request may hold beside its rows; the dataplane checks the values."""
+
+    # unknown fields are refused by `_refuse_unknown`: pydantic would make an error of each
+    model_config = ConfigDict(extra="allow")
+
+    policy: str = DEFAULTS.policy
+    max_exit: WholeNumber | None = DEFAULTS.max_exit
+    deadline_ms: float | None = DEFAULTS.deadline_ms
+    priority: str = DEFAULTS.priority
+    all_exits: bool = DEFAULTS.all_exits
+    stream: bool = False
 
 
 def request_model(manifest: Manifest, max_rows: int) -> Any:
@@ -29,7 +49,7 @@ def request_model(manifest: Manifest, max_rows: int) -> Any:
     Rows are nested lists of numbers, texts, or images as base64. Lengths are part of the type, so
     that an error names the exact place in the document.
     """
-    row: Any = Text
+    row: Any = str
     if manifest.preprocessing.kind == "numbers":
         row = Number
         for size in reversed(manifest.inputs[0].row_shape):
@@ -37,19 +57,45 @@ def request_model(manifest: Manifest, max_rows: int) -> Any:
     rows = Annotated[list[row], Field(min_length=1, max_length=max_rows, fail_fast=True)]
     return create_model(
         "PredictRequest",
-        # unknown fields are refused by `refuse_unknown`: pydantic would make an error of each
-        __config__=ConfigDict(extra="allow"),
+        __base__=OptionFields,
+        __doc__="Rows, and how they are to be answered.",
         rows=(rows, ...),
-        policy=(Text, DEFAULTS.policy),
-        max_exit=(Annotated[int, Field(strict=True)] | None, DEFAULTS.max_exit),
-        deadline_ms=(Annotated[float, Field(strict=True)] | None, DEFAULTS.deadline_ms),
-        priority=(Text, DEFAULTS.priority),
-        all_exits=(Flag, DEFAULTS.all_exits),
-        stream=(Flag, False),
     )
 
 
-def options_of(request: Any) -> Options:
+def from_json(body: bytes, model: Any) -> Any:
+    """The request that a JSON body holds; nothing is taken for what it only resembles.
+
+    Raises
+    ------
+    InvalidInput
+        Names the first field that does not follow the schema.
+    """
+    try:
+        parsed = model.model_validate_json(body, strict=True)
+    except ValidationError as error:
+        raise InvalidInput(describe_mismatch(error)) from error
+    _refuse_unknown(parsed)
+    return parsed
+
+
+def from_texts(fields: Mapping[str, str]) -> OptionFields:
+    """The options that a form or a query holds, where every value is a text.
+
+    Raises
+    ------
+    InvalidInput
+        Names the first field that is unknown, or whose text means no such value.
+    """
+    try:
+        parsed = OptionFields.model_validate_strings(fields)
+    except ValidationError as error:
+        raise InvalidInput(describe_mismatch(error)) from error
+    _refuse_unknown(parsed)
+    return parsed
+
+
+def options_of(request: OptionFields) -> Options:
     """What a request that follows the schema chooses; the dataplane checks it."""
     return Options(**{field.name: getattr(request, field.name) for field in fields(Options)})
 
@@ -81,8 +127,7 @@ def _decoded(row: int, text: str) -> bytes:
         ) from None
 
 
-def refuse_unknown(request: BaseModel) -> None:
-    """Refuse a request with a field that has no meaning."""
+def _refuse_unknown(request: BaseModel) -> None:
     for name in request.model_extra or ():
         known = ", ".join(repr(field) for field in type(request).model_fields)
         raise InvalidInput(f"found the unknown field {_brief(name)}, expected {known}")
@@ -116,12 +161,13 @@ def response_body(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
 
 
 def row_bodies(prediction: Prediction, manifest: Manifest) -> Iterator[dict[str, Any]]:
-    """Per row its labels, probabilities, exit, score, and whether it is certified.
+    """Per row its labels, probabilities, exit, score, whether it is certified, and its time.
 
     Where it did not leave by the policy, `left` says why; where they were asked for, `all_exits`
     lists the answers of all exits that it came to.
     """
     routed = prediction.routed
+    milliseconds = prediction.row_milliseconds.tolist()
     for row, number in enumerate(routed.exits.tolist()):
         body = {
             "labels": _label_set(routed.answers, row, manifest),
@@ -129,6 +175,7 @@ def row_bodies(prediction: Prediction, manifest: Manifest) -> Iterator[dict[str,
             "exits": manifest.depth,
             "score": float(routed.answers.score[row]),
             "certified": bool(prediction.certified[row]),
+            "milliseconds": milliseconds[row],
             "probabilities": _probabilities(routed.answers, row, manifest),
         }
         if routed.left[row] != Left.POLICY:

@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """Bytes of one HTTP body, inflated, or of one gRPC message."""
     max_parallel: int = Field(default=1024, ge=1)
     """Requests that are answered at the same time, by each of HTTP and gRPC; more are refused."""
+    max_connections: int = Field(default=2048, ge=1)
+    """HTTP connections; over it, or over what the process may open, silent ones are ended."""
     grpc_host: str = "127.0.0.1"
     """Address that the gRPC port is bound to."""
     grpc_port: int = Field(default=3001, ge=0, le=65535)
@@ -71,6 +73,13 @@ class Settings(BaseSettings):
         if number < 1:
             raise ValueError("expected 'auto' or a whole number of at least 1")
         return value if value == "auto" else number
+
+    @field_validator("keys_file", "admin_keys_file", "tls_certificate", "tls_key", "tls_client_ca")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_absolute():
+            raise ValueError("expected an absolute path: a Bento runs in a folder of its own")
+        return path
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Settings:

@@ -7,6 +7,7 @@ little-endian, in row-major order; every element of BYTES has its length, 4 byte
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ DATATYPES = {
 """BYTES is an array of `bytes`."""
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _MAX_DIMENSIONS = 8
+_MAX_SIZE = 2**40
+"""Product of all sizes that are not 0: NumPy makes no larger array, not even an empty one."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,17 @@ def checked_shape(name: str, shape: object) -> tuple[int, ...]:
     """A shape of whole numbers from 0 on; InvalidInput names the tensor."""
     if isinstance(shape, Sequence) and len(shape) <= _MAX_DIMENSIONS:
         sizes = tuple(shape)
-        if all(type(size) is int and 0 <= size < 2**63 for size in sizes):
+        whole = all(type(size) is int and size >= 0 for size in sizes)
+        if whole and math.prod(size or 1 for size in sizes) <= _MAX_SIZE:
             return sizes
     raise InvalidInput(
         f"input {brief(name)}: found shape {brief(shape)}, expected at most "
-        f"{_MAX_DIMENSIONS} whole numbers of at least 0"
+        f"{_MAX_DIMENSIONS} whole numbers of at least 0, for at most {_MAX_SIZE} elements"
     )
 
 
-def from_raw(name: str, datatype: str, shape: Sequence[int], content: bytes | memoryview) -> Tensor:
-    """A tensor over raw bytes, without a copy unless it is BYTES.
+def from_raw(name: str, datatype: object, shape: object, content: bytes | memoryview) -> Tensor:
+    """A tensor over raw bytes, without a copy unless it is BYTES, BOOL or lies unaligned.
 
     Raises
     ------
@@ -93,20 +97,20 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], content: bytes | me
     dtype, sizes = dtype_of(name, datatype), checked_shape(name, shape)
     elements = math.prod(sizes)
     if datatype == BYTES:
-        array = np.empty(min(elements, len(content) // LENGTH.itemsize), object)
-        found = 0
-        for found, element in enumerate(_elements(name, memoryview(content)), start=1):
-            if found <= len(array):
-                array[found - 1] = element
-        if found != elements:
-            raise _wrong_size(name, datatype, sizes, f"{found} elements", f"{elements}")
+        found = list(_elements(name, memoryview(content)))
+        if len(found) != elements:
+            raise _wrong_size(name, datatype, sizes, f"{len(found)} elements", f"{elements}")
+        array = np.empty(elements, object)
+        array[:] = found
         return Tensor(name, array.reshape(sizes))
     expected = elements * dtype.itemsize
     if len(content) != expected:
         raise _wrong_size(name, datatype, sizes, f"{len(content)} bytes", f"{expected}")
     if datatype == "BOOL":  # any byte but 0 is true; NumPy computes wrongly with others than 1
         return Tensor(name, (np.frombuffer(content, np.uint8) != 0).reshape(sizes))
-    return Tensor(name, np.frombuffer(content, dtype).reshape(sizes))
+    # behind a JSON header numbers lie anywhere: NumPy is slower then than with one copy
+    array = np.require(np.frombuffer(content, dtype), requirements="A")
+    return Tensor(name, array.reshape(sizes))
 
 
 def to_raw(array: np.ndarray) -> bytes:
@@ -134,7 +138,7 @@ def _elements(name: str, content: memoryview) -> Iterator[bytes]:
 
 
 def _wrong_size(
-    name: str, datatype: str, shape: tuple[int, ...], found: str, expected: str
+    name: str, datatype: object, shape: tuple[int, ...], found: str, expected: str
 ) -> InvalidInput:
     return InvalidInput(
         f"input {brief(name)}: found {found}, expected {expected} for {datatype} of shape "
@@ -144,5 +148,5 @@ def _wrong_size(
 
 def brief(value: object) -> str:
     """A client's value in an error message: never more than a few words of it."""
-    text = repr(value)
+    text = reprlib.repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -17,6 +17,8 @@ import psutil
 
 START_SECONDS = 60
 STOP_SECONDS = 30
+ALONE = {"BENTOML_DO_NOT_TRACK": "True", "OFFRAMP_GRPC_PORT": "0"}
+"""Another server may have the usual port."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ def running(
             cwd=cwd,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
+            env={**os.environ, **ALONE, **environment},
             start_new_session=True,
         )
     server = Server(process, f"http://127.0.0.1:{port}", log)

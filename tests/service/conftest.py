@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from models.runtime import StageRuntime
 from service.dataplane import Dataplane
 from service.http import create_app
+from service.locks import Locks
 from service.metrics import Metrics
 from service.repository import Repository
 from service.settings import Settings
@@ -33,7 +34,8 @@ def app_over(plane: Dataplane, **changed: Any) -> Starlette:
     """The HTTP application over one dataplane, with the limits of `cold_dataplane`."""
     chosen = {**LIMITS, "max_rows": plane.max_rows, **changed}
     repository = Repository([lambda on_broken: plane])
-    return create_app(repository, plane.metrics, Settings(**chosen))
+    settings = Settings(**chosen)
+    return create_app(repository, plane.metrics, settings, Locks(settings))
 
 
 @asynccontextmanager

@@ -44,6 +44,7 @@ def test_answers_are_those_of_the_offline_policy(
     for row, answer in enumerate(body["rows"]):
         assert answer["exit"] == exits[row]
         assert answer["exits"] == 4
+        assert 0 < answer["milliseconds"] <= body["milliseconds"]
         assert answer["certified"] is True
         assert answer["score"] == pytest.approx(expected.score[row], abs=1e-4)
         assert list(answer["probabilities"].values()) == pytest.approx(
@@ -121,6 +122,28 @@ def test_a_bad_body_is_explained(client: TestClient, body: str | bytes, words: l
     error = refused(client, body)
     assert all(word in error for word in words), error
     assert len(error) < 300
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8", ""])
+def test_json_may_say_that_it_is_json(
+    client: TestClient, rows: np.ndarray, media_type: str
+) -> None:
+    content = json.dumps({"rows": rows[:1].tolist()})
+    headers = {"content-type": media_type}
+    assert client.post("/predict", content=content, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/x-www-form-urlencoded", "multipart/form-data", "image/png", "x"]
+)
+def test_another_type_of_body_is_answered_with_the_right_one(
+    client: TestClient, rows: np.ndarray, media_type: str
+) -> None:
+    content = json.dumps({"rows": rows[:1].tolist()})
+    response = client.post("/predict", content=content, headers={"content-type": media_type})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert all(word in error for word in ("content-type", "application/json", "numbers")), error
 
 
 def test_more_rows_than_the_limit_are_refused(client: TestClient, rows: np.ndarray) -> None:
@@ -232,7 +255,8 @@ def test_no_value_in_a_well_formed_request_is_an_internal_error(
         ({"max_exit": 0}, ["max_exit", "found 0", "from 1 to 4"]),
         ({"max_exit": 5}, ["max_exit", "found 5", "from 1 to 4"]),
         ({"max_exit": 10**400}, ["max_exit", "found 1000", "from 1 to 4"]),
-        ({"max_exit": 2.0}, ["max_exit", "found 2.0", "integer"]),
+        ({"max_exit": 2.5}, ["max_exit", "found 2.5", "integer"]),
+        ({"max_exit": float("inf")}, ["max_exit", "found inf", "integer"]),
         ({"max_exit": "2"}, ["max_exit", "found '2'", "integer"]),
         ({"priority": "shadow"}, ["priority", "'shadow'", "'interactive' or 'batch'"]),
         ({"priority": 1}, ["priority", "found 1", "string"]),
@@ -279,8 +303,11 @@ def test_options_that_are_null_are_not_given(client: TestClient, rows: np.ndarra
     assert [row["exit"] for row in body["rows"]] == [4, 4]
 
 
-def test_rows_leave_at_the_last_exit_asked_for(client: TestClient, rows: np.ndarray) -> None:
-    body = predict(client, rows[:8].tolist(), policy="full", max_exit=2, priority="batch")
+@pytest.mark.parametrize("last", [2, 2.0])
+def test_rows_leave_at_the_last_exit_asked_for(
+    client: TestClient, rows: np.ndarray, last: float
+) -> None:
+    body = predict(client, rows[:8].tolist(), policy="full", max_exit=last, priority="batch")
     assert {row["exit"] for row in body["rows"]} == {2}
     assert {row["certified"] for row in body["rows"]} == {False}
     assert all("left" not in row and "all_exits" not in row for row in body["rows"])

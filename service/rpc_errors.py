@@ -1,0 +1,41 @@
+"""How a call of gRPC fails: the domain's errors as its status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+import grpc
+
+from models.errors import Overloaded
+from service.statuses import message_of, status_of
+
+Call = Callable[[Any, Any, Any], Awaitable[Any]]
+"""A servicer's method: itself, the request, the context."""
+
+
+async def abort(context: Any, error: Exception) -> NoReturn:
+    """End the call with the error's status; where trying again may help, it says when."""
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, Overloaded):
+        trailing = (("retry-after", str(max(1, math.ceil(error.retry_after)))),)
+    code = grpc.StatusCode[status_of(error).grpc]
+    await context.abort(code, message_of(error), trailing)
+    raise AssertionError("abort raises")
+
+
+def told(call: Call) -> Call:
+    """The same call, whose errors are told to the client."""
+
+    @wraps(call)
+    async def answer(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await call(self, request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:
+            await abort(context, error)
+
+    return answer
