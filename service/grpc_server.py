@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from models.errors import SettingsError
+from service.grpc_decoding import GrpcDecoding
 from service.grpc_locks import GrpcCap, GrpcLocks
 from service.health_servicer import HEALTH, HealthServicer
 from service.locks import Locks
@@ -82,7 +83,7 @@ class GrpcServer:
 
     def _interceptors(self) -> list[Any]:
         locks = [GrpcLocks(self._locks)] if self._locks else []
-        return [*locks, GrpcCap(self._settings.max_parallel)]
+        return [*locks, GrpcCap(self._settings.max_parallel), GrpcDecoding()]
 
     def _listen(self, server: Any) -> int:
         host, port = self._settings.grpc_host, self._settings.grpc_port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
@@ -42,18 +43,17 @@ class HealthServicer:
             raise NotFound(f"found no service {brief(request.service)}, expected {SERVICE!r}")
         return pb.HealthCheckResponse(status=status)
 
-    @told
-    async def Watch(self, request: Any, context: Any) -> None:
+    async def Watch(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """The same, now and whenever it changes."""
         said = None
         while not self._stopped.is_set():
             status = self._status(request.service)
             if status != said:
-                await context.write(pb.HealthCheckResponse(status=status))
+                yield pb.HealthCheckResponse(status=status)
                 said = status
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), WATCH_SECONDS)
-        await context.write(pb.HealthCheckResponse(status=self._status(request.service)))
+        yield pb.HealthCheckResponse(status=self._status(request.service))
 
     def _status(self, service: str) -> Any:
         if service not in ("", SERVICE):

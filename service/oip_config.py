@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
@@ -32,6 +33,8 @@ def model_config(plane: Dataplane) -> Any:
             pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.shape[1:])
             for spec in output_specs(plane.manifest)
         ],
+        # the names of the columns of `labels` and `probabilities`
+        parameters={"labels": pb.ModelParameter(string_value=json.dumps(plane.manifest.labels))},
     )
 
 

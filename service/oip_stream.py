@@ -9,7 +9,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2 as pb
 
-from models.errors import Unavailable
+from models.errors import InvalidInput, Unavailable
 from service.inference import infer_stream
 from service.oip_protobuf import read_request, write_response
 from service.repository import Repository
@@ -40,17 +40,22 @@ class OipStream:
         self._room = asyncio.Semaphore(REQUESTS)
         self._sending = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
+        self._damage: InvalidInput | None = None
 
     async def run(self, messages: AsyncIterator[Any]) -> None:
         """Until the client has sent its last request, and all are answered.
 
         Raises
         ------
+        InvalidInput
+            When the client has sent what is no message; what was read before has been answered.
         Unavailable
             When `end` was called; what was read before has been answered.
         """
         async with asyncio.TaskGroup() as group:
             self._reader = group.create_task(self._read(messages, group))
+        if self._damage:
+            raise self._damage
         if self._reader.cancelled():
             raise Unavailable("the service is stopping: send the next request to another instance")
 
@@ -60,9 +65,12 @@ class OipStream:
             self._reader.cancel()
 
     async def _read(self, messages: AsyncIterator[Any], group: asyncio.TaskGroup) -> None:
-        async for message in messages:
-            await self._room.acquire()
-            group.create_task(self._answer(message))
+        try:
+            async for message in messages:
+                await self._room.acquire()
+                group.create_task(self._answer(message))
+        except InvalidInput as error:  # raised here it would cancel the others
+            self._damage = error
 
     async def _answer(self, message: Any) -> None:
         try:

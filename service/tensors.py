@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -34,6 +35,7 @@ DATATYPES = {
 }
 """BYTES is an array of `bytes`."""
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_MAX_ELEMENTS = 2**16  # of BYTES
 _MAX_DIMENSIONS = 8
 _MAX_SIZE = 2**40
 """Product of all sizes that are not 0: NumPy makes no larger array, not even an empty one."""
@@ -97,9 +99,12 @@ def from_raw(name: str, datatype: object, shape: object, content: bytes | memory
     dtype, sizes = dtype_of(name, datatype), checked_shape(name, shape)
     elements = math.prod(sizes)
     if datatype == BYTES:
-        found = list(_elements(name, memoryview(content)))
+        # a body has room for millions of empty elements: no more are read than can be rows
+        most = min(elements, _MAX_ELEMENTS)
+        found = list(islice(_elements(name, memoryview(content)), most + 1))
         if len(found) != elements:
-            raise _wrong_size(name, datatype, sizes, f"{len(found)} elements", f"{elements}")
+            count = f"{len(found)}" if len(found) <= most else f"over {most}"
+            raise _wrong_size(name, datatype, sizes, f"{count} elements", f"{elements}")
         array = np.empty(elements, object)
         array[:] = found
         return Tensor(name, array.reshape(sizes))

@@ -94,7 +94,7 @@ def test_whatever_is_sent_is_a_tensor_of_that_shape_or_refused(
         (b"\x01\x00\x00\x00a\xff\xff\xff\xff", ["at byte 5", "9 bytes"]),
         (b"\x01\x00", ["at byte 0", "2 bytes"]),
         (b"\x01\x00\x00\x00a", ["found 1 elements", "expected 2"]),
-        (b"\x00\x00\x00\x00" * 3, ["found 3 elements", "expected 2"]),
+        (b"\x00\x00\x00\x00" * 3, ["found over 2 elements", "expected 2"]),
     ],
 )
 def test_bytes_with_false_lengths_are_refused(content: bytes, words: list[str]) -> None:
@@ -132,3 +132,12 @@ def test_datatypes_are_named_as_the_protocol_does() -> None:
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner)))
 def test_what_a_client_sent_is_quoted_in_a_few_words(value: Any) -> None:
     assert len(brief(value)) <= 40
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [(2, "found over 2 elements, expected 2"), (10**6, "found over 65536 elements")],
+)
+def test_no_more_elements_are_read_than_can_be_rows(elements: int, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        from_raw("x", BYTES, [elements], bytes(4 * 10**6))
