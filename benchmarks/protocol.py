@@ -102,10 +102,11 @@ def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
 * {machine_name()}; the client on {_words(cores.client)}, the servers on {_words(cores.servers)}
 * Python {platform.python_version()}, BentoML {version("bentoml")}, grpcio {version("grpcio")}; \
 {peer}
-* All servers are up, one works at a time, all as they come and with their default logging; \
-MLServer also in one process (`parallel_workers` 0, `debug` false). One row a request, one \
-connection, one request after the other. The client is a plain socket for HTTP and a channel for \
-gRPC, with bytes prepared before.
+* All servers are up, one works at a time, all as they come: MLServer and BentoML with their \
+default logging and tracing, offramp, which is built on BentoML, with its access log and its spans \
+switched off in `service/app.py`; MLServer also in one process (`parallel_workers` 0, `debug` \
+false). One row a request, one connection, one request after the other. The client is a plain \
+socket for HTTP and a channel for gRPC, with bytes prepared before.
 * OIP is asked for `probabilities` alone, of four labels; ours and MLServer get the same bytes, \
 but for binary tensors over REST, which MLServer does not know: it gets base64 in JSON. BentoML \
 gets `/predict`'s document as JSON, and binary data as a file; it has no gRPC.

@@ -9,7 +9,7 @@ import grpc
 
 from models.errors import OfframpError, Overloaded
 from service.locks import Access, Locks
-from service.statuses import message_of, status_of
+from service.rpc_errors import abort
 
 INFERENCE = "/inference.GRPCInferenceService/"
 HEALTH = "/grpc.health.v1.Health/"
@@ -94,7 +94,7 @@ class GrpcCap(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no 
 
     async def _take_place(self, context: Any) -> None:
         if self._answering >= self._limit:
-            await _abort(
+            await abort(
                 context,
                 Overloaded(f"{self._limit} calls are being answered; try again in a moment"),
             )
@@ -112,14 +112,7 @@ def _is_health(method: str) -> bool:
 
 def _refusing(error: OfframpError) -> Any:
     async def refuse(_: Any, context: Any) -> None:
-        await _abort(context, error)
+        await abort(context, error)
 
     # for calls of every kind: it reads no message, and sends none
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-async def _abort(context: Any, error: OfframpError) -> None:
-    trailing = (("retry-after", "1"),) if isinstance(error, Overloaded) else ()
-    await context.abort(
-        grpc.StatusCode[status_of(error).grpc], message_of(error), trailing_metadata=trailing
-    )
