@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from tritonclient.grpc import service_pb2 as pb
 
-from models.errors import Forbidden, Unavailable, Unsupported
+from models.errors import Forbidden, NotFound, Unavailable, Unsupported
 from service.dataplane import Dataplane
 from service.inference import infer
 from service.oip_config import model_config
@@ -65,10 +65,10 @@ class OipServicer:
 
     @told
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        """Whether one model answers."""
+        """Whether one model answers; one that is not known here does not."""
         try:
             ready = self._model(request).ready
-        except Unavailable:
+        except (NotFound, Unavailable):
             ready = False
         return pb.ModelReadyResponse(ready=ready)
 
