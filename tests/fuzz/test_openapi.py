@@ -19,12 +19,6 @@ BEYOND_A_SCHEMA = ("no finite answer", "no image that can be read", "as base64",
 """Which sums of numbers are too large, and which texts are images, is not for it to tell."""
 
 
-def leaves_a_field_out(case: Case) -> bool:
-    """Whether the field that breaks the schema is not even sent: a form has no empty list."""
-    form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
-    return form and any(value in ([], {}) for value in case.body.values())
-
-
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_the_service_does_what_its_description_says(
     target: Target, mode: GenerationMode, repeat: Repeat
@@ -45,7 +39,8 @@ def test_the_service_does_what_its_description_says(
         excluded = [not_a_server_error]
         if any(words in response.text for words in BEYOND_A_SCHEMA):
             excluded.append(positive_data_acceptance)
-        if leaves_a_field_out(case):
+        if case.media_type == "multipart/form-data":
+            # all of it is text: 0 and "0" are the same there, and an empty list is not even sent
             excluded.append(negative_data_rejection)
         case.validate_response(response, excluded_checks=excluded)
         target.check_answers()
