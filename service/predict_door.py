@@ -95,7 +95,7 @@ async def _parsed(
     if kind == "image" and media.startswith("image/"):
         return [body], from_texts(dict(request.query_params))
     raise InvalidInput(
-        f"content-type: found {brief(media)}, expected {JSON} (with curl: -H 'content-type: "
+        f"content-type: found {media[:60]!r}, expected {JSON} (with curl: -H 'content-type: "
         f"{JSON}'); this model takes {SENDS[kind]}"
     )
 
