@@ -35,7 +35,6 @@ from service.schema import (
 )
 from service.settings import Settings
 from service.statuses import message_of
-from service.tensors import brief
 
 JSON = "application/json"
 FORM = "multipart/form-data"
