@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -21,7 +20,8 @@ from service.settings import Settings
 
 REFERENCE = "#/components/schemas/{model}"
 JSON = "application/json"
-LARGEST = float(np.finfo(np.float32).max)
+TOO_LARGE = 2.0**128 - 2.0**103
+"""What is nearer to zero is rounded to a float32, this to infinity."""
 DESCRIPTIONS = {
     400: "The request can never be answered as it is; the message says what to change.",
     401: "A key is missing, or not known.",
@@ -174,7 +174,7 @@ def _describe_rows(row: dict[str, Any], manifest: Manifest) -> None:
     if manifest.preprocessing.kind == "numbers":
         while row["type"] == "array":
             row = row["items"]
-        row |= {"minimum": -LARGEST, "maximum": LARGEST}
+        row |= {"exclusiveMinimum": -TOO_LARGE, "exclusiveMaximum": TOO_LARGE}
 
 
 def _form(options: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -3,22 +3,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis import openapi
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.openapi import describe
+from service.openapi import TOO_LARGE, describe
 from service.schema import request_model
 from service.settings import Settings
 from tests.service.conftest import app_over, cold_dataplane
-from tests.small_bundles import KINDS, LABELS, small_bundle, small_image
+from tests.small_bundles import KINDS, LABELS, WIDTH, small_bundle, small_image
 
 KEYS = "/run/offramp/keys.txt"
 any_client = settings(
@@ -157,6 +158,8 @@ def number_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClie
 
 
 @any_client
+@example(rows=[[TOO_LARGE] * WIDTH])
+@example(rows=[[math.nextafter(TOO_LARGE, 0)] * WIDTH])
 @given(rows=st.lists(st.lists(numbers, min_size=5, max_size=7), max_size=2))
 def test_rows_of_numbers_are_taken_where_the_document_says_so(
     number_client: TestClient, rows: list[list[Any]]
