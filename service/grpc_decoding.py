@@ -9,6 +9,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from models.errors import InvalidInput
+from service.grpc_locks import kind_of
 from service.rpc_errors import abort
 
 DAMAGED = object()
@@ -25,8 +26,7 @@ class GrpcDecoding(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ha
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        asked = "stream" if handler.request_streaming else "unary"
-        kind = f"{asked}_stream" if handler.response_streaming else f"{asked}_unary"
+        kind = kind_of(handler)
         wrap = _many if handler.response_streaming else _one
         # no protocol here answers a stream of messages with a single one
         seen = _seen_in_stream if handler.request_streaming else _seen

@@ -72,8 +72,7 @@ class GrpcCap(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no 
         handler = await continuation(handler_call_details)
         if handler is None or _is_health(handler_call_details.method):
             return handler
-        asked = "stream" if handler.request_streaming else "unary"
-        kind = f"{asked}_stream" if handler.response_streaming else f"{asked}_unary"
+        kind = kind_of(handler)
         counted = self._many if handler.response_streaming else self._one
         return handler._replace(**{kind: counted(getattr(handler, kind))})
 
@@ -104,6 +103,12 @@ class GrpcCap(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no 
 
     def _give_place(self, _: Any) -> None:
         self._answering -= 1
+
+
+def kind_of(handler: Any) -> str:
+    """The attribute of an RPC's handler that answers it, e.g. `unary_stream`."""
+    asked = "stream" if handler.request_streaming else "unary"
+    return f"{asked}_stream" if handler.response_streaming else f"{asked}_unary"
 
 
 def _is_health(method: str) -> bool:
