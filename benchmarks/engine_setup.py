@@ -172,7 +172,7 @@ def open_runtime(
 
 def open_engine(case: Case, runtime: Runtime, costs: CostModel, options: EngineOptions) -> Engine:
     """An engine, with metrics as in the service."""
-    return Engine(runtime, costs, Metrics(), case.probe, case.labels, options)
+    return Engine(runtime, costs, Metrics().of("bench"), case.probe, case.labels, options)
 
 
 def measure(runtime: Runtime, loads: Sequence[StageLoad], lanes: int, seconds: float) -> Costs:

@@ -62,13 +62,13 @@ class Dataplane:
         self.examples = bundle.files.get(EXAMPLES, b"[]")
         self.statistics = Statistics(self.manifest.depth)
         self.max_rows = settings.max_rows
-        self.metrics = metrics
+        self.metrics = metrics.of(self.manifest.name)
         self._on_broken = on_broken
         self._encoder = open_encoder(
             self.manifest.preprocessing, self.manifest.inputs, bundle.files
         )
         self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
-        self._open_engine = partial(open_engine, bundle, settings, metrics)
+        self._open_engine = partial(open_engine, bundle, settings, self.metrics)
         self._engine: Engine | None = None
         self._encoding = 0  # requests that have begun and whose rows are not in the engine yet
         self._encoded = asyncio.Event()
@@ -161,7 +161,7 @@ class Dataplane:
             with timed(self.statistics.engine):
                 routed = await engine.run(job)
             prediction = self._prediction(engine, routed, options, arrival)
-        self.metrics.requests.labels("ok").inc()
+        self.metrics.request("ok")
         return prediction
 
     async def stream(
@@ -180,7 +180,7 @@ class Dataplane:
                 async with aclosing(engine.stream(job)) as parts:
                     async for routed in parts:
                         yield self._prediction(engine, routed, options, arrival)
-        self.metrics.requests.labels("ok").inc()
+        self.metrics.request("ok")
 
     def _warm_engine(self) -> Engine:
         if self.reason or not self._engine:
@@ -239,11 +239,11 @@ class Dataplane:
         try:
             yield
         except OfframpError as error:
-            self.metrics.requests.labels(error.reason).inc()
+            self.metrics.request(error.reason)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            self.metrics.requests.labels(Cancelled.reason).inc()
+            self.metrics.request(Cancelled.reason)
             raise
         except Exception:
-            self.metrics.requests.labels(OfframpError.reason).inc()
+            self.metrics.request(OfframpError.reason)
             raise

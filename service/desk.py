@@ -13,7 +13,7 @@ from models.errors import DeadlineExceeded, OfframpError
 from models.runtime import Answers
 from service.answer_table import NONE, AnswerTable
 from service.costs import CostModel
-from service.metrics import Departure
+from service.model_metrics import Departure
 from service.request import Job, Left, Priority, Routed
 from service.scheduler import Scheduler
 from service.ticket import Delivery, Mailbox, Ticket

@@ -12,7 +12,7 @@ from models.runtime import Carry, Runtime
 from service.costs import CostModel
 from service.engine_options import EngineOptions
 from service.lanes import Lanes, clock
-from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.request import Job, Routed
 from service.ticket import Mailbox, Ticket
 
@@ -32,7 +32,7 @@ class Engine:
         self,
         runtime: Runtime,
         costs: CostModel,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         probe: Carry,
         labels: int,
         options: EngineOptions | None = None,

@@ -21,7 +21,7 @@ from service.batch_run import run_batch
 from service.costs import CostModel
 from service.desk import Desk
 from service.engine_options import EngineOptions
-from service.metrics import Metrics, StageQueue, StageRun
+from service.model_metrics import ModelMetrics, StageQueue, StageRun
 from service.request import Job
 from service.scheduler import Batch, Scheduler
 from service.sorting import Sorting
@@ -53,7 +53,7 @@ class Lanes:
         self,
         runtime: Runtime,
         costs: CostModel,
-        metrics: Metrics,
+        metrics: ModelMetrics,
         probe: Carry,
         labels: int,
         options: EngineOptions,
@@ -131,6 +131,7 @@ class Lanes:
         for thread in self._threads:
             if not self._broken:
                 thread.join()
+        self._metrics.unwatch(self._queues)
 
     def _refuse(self, job: Job, sizes: Sequence[tuple[Any, int]], now: float) -> None:
         if self._closing or self._broken:

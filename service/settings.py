@@ -19,7 +19,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OFFRAMP_", frozen=True)
 
     bundle: str = str(ROOT / "bundles" / "digits")
-    """A bundle's directory, or its tag in the BentoML model store."""
+    """A bundle's directory, or its tag in the BentoML model store; several with commas between
+    them, each a model of its own. Requests that name none mean the first."""
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """What runs the stages. TensorRT computes differently: certify thresholds for it."""
     lanes: int | Literal["auto"] = "auto"
@@ -49,7 +50,17 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=3001, ge=0, le=65535)
     """0 takes any free port."""
     repository_calls: bool = False
-    """Whether clients may load and unload models."""
+    """Whether clients may load and unload models, and end a fallback to full depth."""
+    watch_seconds: float = Field(default=0, ge=0, le=86_400, allow_inf_nan=False)
+    """How often to look whether a bundle has changed, and then load it; 0 never looks."""
+    shadow_share: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
+    """Share of rows that the monitor draws and compares with full depth; 0 switches it off."""
+    monitor_alpha: float = Field(default=0.01, gt=0, lt=1, allow_inf_nan=False)
+    """Chance, over all time, that the monitor falls back although the promise holds."""
+    monitor_state: Path | None = None
+    """Directory where the monitor keeps its state; without it a restart begins anew."""
+    access_log: bool = False
+    """Whether every request is a line of the log."""
     keys_file: Path | None = None
     """Keys of clients, one a line; without it nobody is asked for one."""
     admin_keys_file: Path | None = None
@@ -74,12 +85,24 @@ class Settings(BaseSettings):
             raise ValueError("expected 'auto' or a whole number of at least 1")
         return value if value == "auto" else number
 
-    @field_validator("keys_file", "admin_keys_file", "tls_certificate", "tls_key", "tls_client_ca")
+    @field_validator(
+        "keys_file",
+        "admin_keys_file",
+        "tls_certificate",
+        "tls_key",
+        "tls_client_ca",
+        "monitor_state",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_absolute():
             raise ValueError("expected an absolute path: a Bento runs in a folder of its own")
         return path
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """What `bundle` names, one by one."""
+        return tuple(name.strip() for name in self.bundle.split(","))
 
     @model_validator(mode="after")
     def _queue_holds_a_request(self) -> Settings:

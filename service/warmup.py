@@ -19,7 +19,7 @@ from service.engine_options import EngineOptions
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from service.admission import Overload
-    from service.metrics import Metrics
+    from service.model_metrics import ModelMetrics
     from service.scheduler import Mode
 
 FEWEST_ROUNDS, MOST_ROUNDS = 4, 30
@@ -52,7 +52,7 @@ class Settings(Protocol):
     def max_queue_rows(self) -> int: ...  # noqa: D102
 
 
-def open_engine(bundle: Bundle, settings: Settings, metrics: Metrics) -> Engine:
+def open_engine(bundle: Bundle, settings: Settings, metrics: ModelMetrics) -> Engine:
     """Load a bundle, warm it up and start its lanes; takes seconds.
 
     Raises

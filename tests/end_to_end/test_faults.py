@@ -100,8 +100,8 @@ def test_a_client_that_hangs_up_takes_its_rows_along(
     (tmp_path / HELD).touch()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/predict", content=body(rows[:4], policy="full"), timeout=1)
-    wait_for_metric(server, 'offramp_requests_total{outcome="cancelled"} 1.0')
-    wait_for_metric(server, 'offramp_rows_total{outcome="cancelled"} 4.0')
+    wait_for_metric(server, 'offramp_requests_total{model="digits",outcome="cancelled"} 1.0')
+    wait_for_metric(server, 'offramp_rows_total{model="digits",outcome="cancelled"} 4.0')
     (tmp_path / HELD).unlink()
     assert httpx.post(f"{server.url}/predict", content=body(rows[:4])).status_code == 200
 
@@ -127,6 +127,6 @@ def test_a_client_that_hangs_up_on_a_stream_takes_the_other_rows_along(
     content = body(rows[:16], stream=True)
     with httpx.stream("POST", f"{server.url}/predict", content=content) as response:
         next(response.iter_lines())
-    wait_for_metric(server, 'offramp_requests_total{outcome="cancelled"} 1.0')
+    wait_for_metric(server, 'offramp_requests_total{model="digits",outcome="cancelled"} 1.0')
     (tmp_path / HELD).unlink()
     assert httpx.post(f"{server.url}/predict", content=body(rows[:4])).status_code == 200

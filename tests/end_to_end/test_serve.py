@@ -59,7 +59,7 @@ def test_probes_and_metrics_answer(server: Server) -> None:
     assert "offramp_queue_rows" in before
     httpx.post(f"{server.url}/predict", content=REQUEST.read_bytes())
     after = httpx.get(f"{server.url}/metrics").text
-    assert 'offramp_requests_total{outcome="ok"}' in after
+    assert 'offramp_requests_total{model="digits",outcome="ok"}' in after
     assert before != after
 
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from starlette.applications import Starlette
@@ -16,10 +17,20 @@ from service.dataplane import Dataplane
 from service.http import create_app
 from service.locks import Locks
 from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.repository import Repository
 from service.settings import Settings
 
 LIMITS = {"max_rows": 64, "max_body_bytes": 2**20}
+SERVERS: WeakKeyDictionary[Dataplane, Metrics] = WeakKeyDictionary()
+"""The metrics of the server around a dataplane."""
+
+
+def counted(metrics: ModelMetrics, name: str, **labels: str) -> float:
+    """The value of one series of a model; 0 where there is none."""
+    metrics.look()
+    series = {"model": metrics.model, **labels}
+    return metrics.families.registry.get_sample_value(f"offramp_{name}", series) or 0.0
 
 
 def cold_dataplane(
@@ -27,7 +38,10 @@ def cold_dataplane(
 ) -> Dataplane:
     """One lane, before its warm-up."""
     chosen = {"lanes": 1, "threads": 1, **LIMITS, **changed}
-    return Dataplane(bundle, Settings(bundle=str(bundle.path), **chosen), Metrics(), on_broken)
+    metrics = Metrics()
+    plane = Dataplane(bundle, Settings(bundle=str(bundle.path), **chosen), metrics, on_broken)
+    SERVERS[plane] = metrics
+    return plane
 
 
 def app_over(plane: Dataplane, **changed: Any) -> Starlette:
@@ -35,7 +49,7 @@ def app_over(plane: Dataplane, **changed: Any) -> Starlette:
     chosen = {**LIMITS, "max_rows": plane.max_rows, **changed}
     repository = Repository([lambda on_broken: plane])
     settings = Settings(**chosen)
-    return create_app(repository, plane.metrics, settings, Locks(settings))
+    return create_app(repository, SERVERS[plane], settings, Locks(settings))
 
 
 @asynccontextmanager

@@ -99,12 +99,6 @@ def outputs(response: Any) -> dict[str, np.ndarray]:
     }
 
 
-def counted(plane: Dataplane, name: str, **labels: str) -> float:
-    """A metric's value."""
-    plane.metrics.exposition()
-    return plane.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
-
-
 @dataclass
 class Caught:
     """What the callback of a stream was called with."""

@@ -17,7 +17,7 @@ from service.options import Options
 from service.prediction import Prediction
 from service.request import Left
 from service.settings import Settings
-from tests.service.conftest import Gate, cold_dataplane, serving
+from tests.service.conftest import Gate, cold_dataplane, counted, serving
 
 K = 4
 
@@ -30,11 +30,6 @@ def everywhere(runtime: StageRuntime, rows: np.ndarray) -> list[Answers]:
 
 def scores_of(answers: list[Answers], sent: slice) -> list[np.ndarray]:
     return [exit_answers.score[sent] for exit_answers in answers]
-
-
-def counted(plane: Dataplane, name: str, **labels: str) -> float:
-    plane.metrics.exposition()
-    return plane.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
 
 
 def assert_answers(prediction: Prediction, answers: list[Answers], exits: np.ndarray) -> None:
@@ -151,8 +146,8 @@ async def test_a_stream_that_is_closed_gives_up_its_rows(
             first = await anext(parts)
         gates[0].opened.set()
         given_up = 50 - len(first.routed.rows)
-        assert counted(plane, "rows_total", outcome="cancelled") == given_up
-        assert counted(plane, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == given_up
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
 
 
 async def test_a_deadline_gives_the_deepest_answer_there_is(
@@ -195,8 +190,8 @@ async def test_a_cancelled_request_is_counted_as_cancelled(
         with pytest.raises(asyncio.CancelledError):
             await request
         gates[0].opened.set()
-        assert counted(plane, "requests_total", outcome="cancelled") == 1
-        assert counted(plane, "rows_total", outcome="cancelled") == 3
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 3
 
 
 async def test_a_full_service_refuses_and_takes_rows_again_later(
@@ -212,8 +207,8 @@ async def test_a_full_service_refuses_and_takes_rows_again_later(
         gates[0].opened.set()
         assert len((await waiting).certified) == 64
         assert len((await plane.predict(rows[:1])).certified) == 1
-        assert counted(plane, "requests_total", outcome="overloaded") == 1
-        assert counted(plane, "requests_total", outcome="ok") == 2
+        assert counted(plane.metrics, "requests_total", outcome="overloaded") == 1
+        assert counted(plane.metrics, "requests_total", outcome="ok") == 2
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from service.engine import Engine
 from service.engine_options import EngineOptions
 from service.metrics import Metrics
 from service.request import Job, Left, Priority, Routed
+from tests.service.conftest import counted
 
 STAGES = 4
 MIXED = (0.97, 0.98, 0.985)  # thresholds at which rows leave at every exit
@@ -63,7 +64,7 @@ class Bench:
 
     def __init__(self, runtime: StageRuntime, rows: np.ndarray) -> None:
         self.wrapped = WrappedRuntime(runtime)
-        self.metrics = Metrics()
+        self.metrics = Metrics().of("digits")
         self.rows = rows
         self.engines: list[Engine] = []
 
@@ -79,8 +80,7 @@ class Bench:
         return engine
 
     def counted(self, name: str, **labels: str) -> float:
-        self.metrics.exposition()
-        return self.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
+        return counted(self.metrics, name, **labels)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from models.bundle import Bundle
 from models.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from models.runtime import StageRuntime, at_exits
 from service.dataplane import Dataplane
-from tests.service.conftest import Gate, app_over, cold_dataplane, serving
+from tests.service.conftest import Gate, app_over, cold_dataplane, counted, serving
 
 
 def predict(client: TestClient, rows: Any, **fields: Any) -> dict[str, Any]:
@@ -427,11 +427,6 @@ class Caller:
         await app_over(plane)(scope, self.receive, self.send)
 
 
-def count(plane: Dataplane, name: str, **labels: str) -> float:
-    plane.metrics.exposition()
-    return plane.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
-
-
 async def test_a_client_that_goes_away_takes_its_rows_along(
     bundle: Bundle, rows: np.ndarray, gates: list[Gate]
 ) -> None:
@@ -443,9 +438,9 @@ async def test_a_client_that_goes_away_takes_its_rows_along(
         caller.gone.set()
         await call
         assert caller.sent[0]["status"] == 499
-        assert count(plane, "rows_total", outcome="cancelled") == 5
-        assert count(plane, "cancelled_rows_total", stage="2") == 5
-        assert count(plane, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 5
+        assert counted(plane.metrics, "cancelled_rows_total", stage="2") == 5
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
         gates[0].opened.set()
 
 
@@ -461,8 +456,8 @@ async def test_a_client_that_leaves_a_stream_takes_the_other_rows_along(
         await call
         lines = b"".join(message.get("body", b"") for message in caller.sent).splitlines()
         assert 0 < len(lines) < 8
-        assert count(plane, "rows_total", outcome="cancelled") == 8 - len(lines)
-        assert count(plane, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 8 - len(lines)
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
         gates[0].opened.set()
 
 
@@ -476,7 +471,7 @@ async def test_a_request_that_is_timed_out_takes_its_rows_along(
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert count(plane, "rows_total", outcome="cancelled") == 5
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 5
         gates[0].opened.set()
 
 
@@ -533,12 +528,12 @@ async def test_metrics_count_requests_rows_and_exits(bundle: Bundle, rows: np.nd
             refused(client, "{")
             client.post("/predict", content=b" " * (2**20 + 1))
             lines = client.get("/metrics").text.splitlines()
-    assert 'offramp_rows_total{outcome="answered"} 10.0' in lines
-    assert 'offramp_exits_total{exit="4"} 7.0' in lines
-    assert 'offramp_exits_total{exit="1"} 3.0' in lines
-    assert 'offramp_requests_total{outcome="ok"} 3.0' in lines
-    assert 'offramp_requests_total{outcome="invalid_input"} 1.0' in lines
-    assert 'offramp_requests_total{outcome="payload_too_large"} 1.0' in lines
-    assert 'offramp_batch_rows_sum{stage="1"} 10.0' in lines
-    assert 'offramp_batch_rows_sum{stage="4"} 7.0' in lines
-    assert 'offramp_queue_rows{stage="1"} 0.0' in lines
+    assert 'offramp_rows_total{model="digits",outcome="answered"} 10.0' in lines
+    assert 'offramp_exits_total{exit="4",model="digits"} 7.0' in lines
+    assert 'offramp_exits_total{exit="1",model="digits"} 3.0' in lines
+    assert 'offramp_requests_total{model="digits",outcome="ok"} 3.0' in lines
+    assert 'offramp_requests_total{model="digits",outcome="invalid_input"} 1.0' in lines
+    assert 'offramp_requests_total{model="digits",outcome="payload_too_large"} 1.0' in lines
+    assert 'offramp_batch_rows_sum{model="digits",stage="1"} 10.0' in lines
+    assert 'offramp_batch_rows_sum{model="digits",stage="4"} 7.0' in lines
+    assert 'offramp_queue_rows{model="digits",stage="1"} 0.0' in lines

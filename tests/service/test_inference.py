@@ -13,7 +13,7 @@ from service.dataplane import Dataplane
 from service.inference import InferRequest, infer, infer_stream
 from service.output_tensors import OUTPUTS, ROW
 from service.tensors import Tensor
-from tests.service.conftest import Gate, serving
+from tests.service.conftest import Gate, counted, serving
 
 
 def asked(plane: Dataplane, rows: np.ndarray, *outputs: str, **parameters: Any) -> InferRequest:
@@ -22,11 +22,6 @@ def asked(plane: Dataplane, rows: np.ndarray, *outputs: str, **parameters: Any) 
 
 def by_name(tensors: list[Tensor]) -> dict[str, np.ndarray]:
     return {tensor.name: tensor.array for tensor in tensors}
-
-
-def count(plane: Dataplane, name: str, **labels: str) -> float:
-    plane.metrics.exposition()
-    return plane.metrics.registry.get_sample_value(f"offramp_{name}", labels) or 0.0
 
 
 async def test_answers_are_the_dataplanes(dataplane: Dataplane, rows: np.ndarray) -> None:
@@ -83,11 +78,11 @@ async def test_mistakes_are_refused_and_counted(
     given = {"inputs": [Tensor(name, rows[:1])], "outputs": [], "parameters": {}, **change}
     given["inputs"] = [Tensor(name, tensor.array) for tensor in given["inputs"]]
     request = InferRequest(**given)
-    before = count(dataplane, "requests_total", outcome="invalid_input")
+    before = counted(dataplane.metrics, "requests_total", outcome="invalid_input")
     call = anext(infer_stream(dataplane, request)) if streamed else infer(dataplane, request)
     with pytest.raises(InvalidInput, match=word):
         await call
-    assert count(dataplane, "requests_total", outcome="invalid_input") == before + 1
+    assert counted(dataplane.metrics, "requests_total", outcome="invalid_input") == before + 1
 
 
 async def test_a_stream_that_is_closed_gives_up_its_rows(
@@ -98,7 +93,7 @@ async def test_a_stream_that_is_closed_gives_up_its_rows(
         async with aclosing(infer_stream(plane, asked(plane, rows[:50]))) as parts:
             first = by_name(await anext(parts))
         gates[0].opened.set()
-        assert count(plane, "rows_total", outcome="cancelled") == 50 - len(first[ROW])
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 50 - len(first[ROW])
 
 
 async def test_a_cancelled_inference_gives_up_its_rows(
@@ -111,7 +106,7 @@ async def test_a_cancelled_inference_gives_up_its_rows(
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert count(plane, "rows_total", outcome="cancelled") == 3
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 3
         gates[0].opened.set()
 
 

@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.histogram import BulkHistogram
-from service.metrics import Departure, Metrics, StageQueue, StageRun
+from service.metrics import Metrics
+from service.model_metrics import Departure, ModelMetrics, StageQueue, StageRun
 from service.request import Left, Priority
 from tests.conftest import ROOT
+from tests.service.conftest import counted
 
 
-def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
-    """What a scrape finds; None where the series is not there."""
-    lines = metrics.exposition().decode().splitlines()
-    listed = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
-    start = f"offramp_{name}" + (f"{{{listed}}} " if labels else " ")
-    found = [float(line.removeprefix(start)) for line in lines if line.startswith(start)]
-    return found[0] if found else None
+@pytest.fixture
+def metrics() -> ModelMetrics:
+    return Metrics().of("m")
 
 
 def run(exit: int = 1, rows: int = 4, full: int = 8, milliseconds: float = 2.0) -> StageRun:
@@ -120,87 +118,80 @@ print(sorted({"bentoml", "pydantic", "torch", "onnxruntime"} & set(sys.modules))
     assert result.stdout.strip() == "[]"
 
 
-def test_a_scrape_finds_what_was_told_just_before() -> None:
-    metrics = Metrics()
+def test_a_scrape_finds_what_was_told_just_before(metrics: ModelMetrics) -> None:
     metrics.ran(run(exit=1, rows=4, full=8, milliseconds=2.0))
     metrics.ran(run(exit=1, rows=8, full=8, milliseconds=4.0))
     metrics.ran(run(exit=3, rows=2, full=4, milliseconds=9.0))
-    assert sample(metrics, "batch_rows_sum", stage="1") == 12
-    assert sample(metrics, "batch_rows_count", stage="3") == 1
-    assert sample(metrics, "batch_fill_sum", stage="1") == 1.5
-    assert sample(metrics, "batch_fill_bucket", stage="1", le="0.5") == 1
-    assert sample(metrics, "stage_seconds_sum", stage="1") == pytest.approx(0.006)
-    assert sample(metrics, "score_count", exit="1") == 12
-    assert sample(metrics, "score_sum", exit="3") == 1.0
+    assert counted(metrics, "batch_rows_sum", stage="1") == 12
+    assert counted(metrics, "batch_rows_count", stage="3") == 1
+    assert counted(metrics, "batch_fill_sum", stage="1") == 1.5
+    assert counted(metrics, "batch_fill_bucket", stage="1", le="0.5") == 1
+    assert counted(metrics, "stage_seconds_sum", stage="1") == pytest.approx(0.006)
+    assert counted(metrics, "score_count", exit="1") == 12
+    assert counted(metrics, "score_sum", exit="3") == 1.0
 
 
-def test_rows_that_leave_are_counted_by_exit_and_reason() -> None:
-    metrics = Metrics()
+def test_rows_that_leave_are_counted_by_exit_and_reason(metrics: ModelMetrics) -> None:
     metrics.departed(departure(exit=1, rows=3))
     metrics.departed(departure(exit=1, rows=2, left=Left.DEADLINE))
     metrics.departed(departure(exit=2, rows=1, left=Left.OVERLOAD, saved=0.0))
-    assert sample(metrics, "rows_total", outcome="answered") == 6
-    assert sample(metrics, "exits_total", exit="1") == 5
-    assert sample(metrics, "exits_total", exit="2") == 1
-    assert sample(metrics, "latency_seconds_count", exit="1") == 5
-    assert sample(metrics, "latency_seconds_sum", exit="1") == pytest.approx(0.1)
-    assert sample(metrics, "stage_seconds_saved_total") == pytest.approx(0.006)
-    assert sample(metrics, "deadline_answers_total") == 2
-    assert sample(metrics, "overload_answers_total") == 1
+    assert counted(metrics, "rows_total", outcome="answered") == 6
+    assert counted(metrics, "exits_total", exit="1") == 5
+    assert counted(metrics, "exits_total", exit="2") == 1
+    assert counted(metrics, "latency_seconds_count", exit="1") == 5
+    assert counted(metrics, "latency_seconds_sum", exit="1") == pytest.approx(0.1)
+    assert counted(metrics, "stage_seconds_saved_total") == pytest.approx(0.006)
+    assert counted(metrics, "deadline_answers_total") == 2
+    assert counted(metrics, "overload_answers_total") == 1
 
 
-def test_shadow_rows_are_no_answers() -> None:
-    metrics = Metrics()
+def test_shadow_rows_are_no_answers(metrics: ModelMetrics) -> None:
     metrics.departed(departure(exit=4, rows=7, priority=Priority.SHADOW))
     metrics.departed(departure(exit=4, rows=1, priority=Priority.BATCH))
-    assert sample(metrics, "shadow_rows_total") == 7
-    assert sample(metrics, "rows_total", outcome="answered") == 1
-    assert sample(metrics, "exits_total", exit="4") == 1
-    assert sample(metrics, "latency_seconds_count", exit="4") == 1
+    assert counted(metrics, "shadow_rows_total") == 7
+    assert counted(metrics, "rows_total", outcome="answered") == 1
+    assert counted(metrics, "exits_total", exit="4") == 1
+    assert counted(metrics, "latency_seconds_count", exit="4") == 1
 
 
-def test_rows_without_an_answer_are_counted_with_their_cause() -> None:
-    metrics = Metrics()
+def test_rows_without_an_answer_are_counted_with_their_cause(metrics: ModelMetrics) -> None:
     metrics.refused("wait", 5)
     metrics.refused("rows", 2)
     metrics.failed("deadline", 3)
     metrics.cancelled(2, 4)
-    assert sample(metrics, "refused_rows_total", cause="wait") == 5
-    assert sample(metrics, "rows_total", outcome="refused") == 7
-    assert sample(metrics, "failed_rows_total", reason="deadline") == 3
-    assert sample(metrics, "rows_total", outcome="failed") == 3
-    assert sample(metrics, "cancelled_rows_total", stage="2") == 4
-    assert sample(metrics, "rows_total", outcome="cancelled") == 4
+    assert counted(metrics, "refused_rows_total", cause="wait") == 5
+    assert counted(metrics, "rows_total", outcome="refused") == 7
+    assert counted(metrics, "failed_rows_total", reason="deadline") == 3
+    assert counted(metrics, "rows_total", outcome="failed") == 3
+    assert counted(metrics, "cancelled_rows_total", stage="2") == 4
+    assert counted(metrics, "rows_total", outcome="cancelled") == 4
 
 
-def test_one_overflown_score_does_not_spoil_the_sum() -> None:
-    metrics = Metrics()
+def test_one_overflown_score_does_not_spoil_the_sum(metrics: ModelMetrics) -> None:
     score = np.array([0.5, np.nan, np.inf], np.float32)
     metrics.ran(StageRun(1, 3, 4, 1.0, score))
-    assert sample(metrics, "score_sum", exit="1") == 0.5
-    assert sample(metrics, "score_count", exit="1") == 1
+    assert counted(metrics, "score_sum", exit="1") == 0.5
+    assert counted(metrics, "score_count", exit="1") == 1
 
 
-def test_queues_are_looked_at_when_somebody_asks() -> None:
-    metrics = Metrics()
+def test_queues_are_looked_at_when_somebody_asks(metrics: ModelMetrics) -> None:
     waiting = [StageQueue(1, 5, 250.0), StageQueue(2, 1, 40.0)]
     metrics.watch(lambda: waiting)
-    assert sample(metrics, "queue_rows", stage="1") == 5
-    assert sample(metrics, "queue_age_seconds", stage="2") == 0.04
+    assert counted(metrics, "queue_rows", stage="1") == 5
+    assert counted(metrics, "queue_age_seconds", stage="2") == 0.04
     waiting[:] = [StageQueue(2, 3, 60.0)]
-    assert sample(metrics, "queue_rows", stage="2") == 3
-    assert sample(metrics, "queue_rows", stage="1") == 0
-    assert sample(metrics, "queue_age_seconds", stage="1") == 0
+    assert counted(metrics, "queue_rows", stage="2") == 3
+    assert counted(metrics, "queue_rows", stage="1") == 0
+    assert counted(metrics, "queue_age_seconds", stage="1") == 0
 
 
-def test_nothing_is_kept_without_bound_where_nobody_scrapes() -> None:
-    metrics = Metrics()
+def test_nothing_is_kept_without_bound_where_nobody_scrapes(metrics: ModelMetrics) -> None:
     for _ in range(1000):
         metrics.ran(run())
         metrics.departed(departure())
     assert len(metrics._runs) < 256
     assert len(metrics._departures) < 256
-    assert sample(metrics, "stage_seconds_count", stage="1") == 1000
+    assert counted(metrics, "stage_seconds_count", stage="1") == 1000
 
 
 @pytest.fixture
@@ -213,8 +204,8 @@ def hasty_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("hasty_threads")
-def test_nothing_is_lost_between_lanes_and_scrapes() -> None:
-    metrics, lanes, events = Metrics(), 4, 3000
+def test_nothing_is_lost_between_lanes_and_scrapes(metrics: ModelMetrics) -> None:
+    lanes, events = 4, 3000
     done = threading.Event()
 
     def lane(number: int) -> None:
@@ -224,7 +215,7 @@ def test_nothing_is_lost_between_lanes_and_scrapes() -> None:
 
     def scrape() -> None:
         while not done.is_set():
-            metrics.exposition()
+            metrics.look()
 
     threads = [threading.Thread(target=lane, args=(number,)) for number in range(lanes)]
     scraper = threading.Thread(target=scrape)
@@ -235,6 +226,6 @@ def test_nothing_is_lost_between_lanes_and_scrapes() -> None:
     done.set()
     scraper.join()
     for number in range(lanes):
-        assert sample(metrics, "stage_seconds_count", stage=str(number)) == events
-        assert sample(metrics, "exits_total", exit=str(number)) == events
-    assert sample(metrics, "rows_total", outcome="answered") == lanes * events
+        assert counted(metrics, "stage_seconds_count", stage=str(number)) == events
+        assert counted(metrics, "exits_total", exit=str(number)) == events
+    assert counted(metrics, "rows_total", outcome="answered") == lanes * events

@@ -19,7 +19,7 @@ from service.dataplane import Dataplane
 from service.oip_json import HEADER_LENGTH
 from service.oip_rest import WORTH_COMPRESSING
 from service.tensors import BYTES, DATATYPES, Tensor
-from tests.service.conftest import Gate, app_over, cold_dataplane, serving
+from tests.service.conftest import Gate, app_over, cold_dataplane, counted, serving
 from tests.service.oip_bodies import described, in_binary, in_json, numbers, request_body
 from tests.service.random_tensors import tensors
 from tests.small_bundles import small_bundle, small_image
@@ -388,8 +388,8 @@ def test_mistakes_are_counted(bundle: Bundle) -> None:
         client.post(url, content=b"{")
         client.post(url, content=bytes(2**20 + 1))
         lines = client.get("/metrics").text.splitlines()
-    assert 'offramp_requests_total{outcome="invalid_input"} 1.0' in lines
-    assert 'offramp_requests_total{outcome="payload_too_large"} 1.0' in lines
+    assert 'offramp_requests_total{model="digits",outcome="invalid_input"} 1.0' in lines
+    assert 'offramp_requests_total{model="digits",outcome="payload_too_large"} 1.0' in lines
     plane.close()
 
 
@@ -448,9 +448,7 @@ async def test_a_client_that_leaves_takes_its_rows_along(
         await asyncio.to_thread(gates[0].reached.wait, 60)
         gone.set()
         await asyncio.wait_for(call, 30)
-        plane.metrics.exposition()
-        cancelled = {"outcome": "cancelled"}
-        assert plane.metrics.registry.get_sample_value("offramp_rows_total", cancelled) == 5
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 5
         assert sent[0]["status"] == 499
         gates[0].opened.set()
 

@@ -23,8 +23,8 @@ from service.dataplane import Dataplane
 from service.output_tensors import OUTPUTS
 from service.repository import Repository
 from service.tensors import DATATYPES
-from tests.service.conftest import Gate, cold_dataplane
-from tests.service.grpc_door import GrpcDoor, Stub, counted, grpc_door, message, outputs, over
+from tests.service.conftest import Gate, cold_dataplane, counted
+from tests.service.grpc_door import GrpcDoor, Stub, grpc_door, message, outputs, over
 
 
 @pytest.fixture(scope="module")
@@ -135,11 +135,11 @@ def test_what_a_client_does_wrong_has_its_status(
 def test_a_request_that_is_refused_at_the_door_is_counted(
     stub: Any, dataplane: Dataplane, rows: np.ndarray
 ) -> None:
-    before = counted(dataplane, "requests_total", outcome="invalid_input")
+    before = counted(dataplane.metrics, "requests_total", outcome="invalid_input")
     request = message(dataplane, rows[:1])
     request.raw_input_contents.append(b"")
     refused(stub.ModelInfer, request)
-    assert counted(dataplane, "requests_total", outcome="invalid_input") == before + 1
+    assert counted(dataplane.metrics, "requests_total", outcome="invalid_input") == before + 1
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_a_cancelled_call_takes_its_rows_along(
         assert gates[0].reached.wait(60)
         call.cancel()
         door.run(asyncio.wait_for(gone.wait(), 60))
-        assert counted(plane, "rows_total", outcome="cancelled") == 5
-        assert counted(plane, "cancelled_rows_total", stage="2") == 5
-        assert counted(plane, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 5
+        assert counted(plane.metrics, "cancelled_rows_total", stage="2") == 5
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
         gates[0].opened.set()
         assert Stub(channel).ModelInfer(message(plane, rows[:1])).outputs
     plane.close()

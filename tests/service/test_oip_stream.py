@@ -14,8 +14,8 @@ from models.bundle import Bundle
 from models.errors import DeadlineExceeded
 from service.dataplane import Dataplane
 from service.oip_stream import EMPTY_FINAL, FINAL, REQUESTS, OipStream
-from tests.service.conftest import Gate, cold_dataplane
-from tests.service.grpc_door import GrpcDoor, Stub, counted, grpc_door, message, outputs, over
+from tests.service.conftest import Gate, cold_dataplane, counted
+from tests.service.grpc_door import GrpcDoor, Stub, grpc_door, message, outputs, over
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +187,8 @@ def test_a_client_that_leaves_takes_its_rows_along(
         answers.cancel()
         door.run(ended(before))
         gates[0].opened.set()
-        assert counted(plane, "rows_total", outcome="cancelled") == 20 - first
-        assert counted(plane, "requests_total", outcome="cancelled") == 1
+        assert counted(plane.metrics, "rows_total", outcome="cancelled") == 20 - first
+        assert counted(plane.metrics, "requests_total", outcome="cancelled") == 1
     plane.close()
 
 
