@@ -4,12 +4,14 @@ DEFAULT_BUNDLE = bundles/digits
 BUNDLE ?= $(DEFAULT_BUNDLE)
 HOST ?= 127.0.0.1
 PORT ?= 3000
+DEVICE ?= cpu
+BASE ?= python:3.11-slim
 BIN = $(VENV)/bin
 
 export BENTOML_DO_NOT_TRACK = True
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: serve bundle bento test test-fast fuzz gpu-check lint format clean
+.PHONY: serve bundle bento container-test test test-fast fuzz gpu-check soak faults lint format clean
 
 # Only the default bundle is built; any other that is missing is for the service to refuse.
 serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## build the default bundle once and serve it
@@ -17,8 +19,11 @@ serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) #
 
 bundle: $(DEFAULT_BUNDLE)/manifest.json ## train, calibrate and certify the default model
 
-bento: $(VENV)/.calibration bundle ## package service and default bundle as a Bento
-	$(BIN)/bentoml build
+bento: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## package service and bundle as a Bento; DEVICE=cuda for GPUs
+	@$(BIN)/python -m container.bento $(BUNDLE) --device $(DEVICE) --base $(BASE)
+
+container-test: $(VENV)/.calibration bundle ## build the image and show that it works; RECORD=1 writes figures to docs/containers.md
+	@$(BIN)/python -m container.trial --base $(BASE) $(if $(RECORD),--record docs/containers.md)
 
 # small products of torch that wait for a busy second core take ten times as long
 test test-fast: export OMP_NUM_THREADS = 1
@@ -34,6 +39,14 @@ fuzz: export OMP_NUM_THREADS = 1
 
 fuzz: $(VENV)/.dev ## requests that nobody should send, for FUZZ_MINUTES
 	$(BIN)/python -m pytest tests/fuzz --timeout=0
+
+soak: SOAK_MINUTES ?= 30
+
+soak: $(VENV)/.dev $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## the service under load, written to docs/reliability.md; ONLY="soak overload" chooses
+	$(BIN)/python benchmarks/soak.py --bundle $(BUNDLE) --minutes $(SOAK_MINUTES) $(addprefix --only ,$(ONLY))
+
+faults: $(VENV)/.dev $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## the service under faults, written to docs/reliability.md; ONLY="drift clock-jump" chooses
+	$(BIN)/python benchmarks/faults.py --bundle $(BUNDLE) $(addprefix --only ,$(ONLY))
 
 # Runs on $(PYTHON) as it is: a machine with a GPU may have no way to install the rest.
 gpu-check: ## device tests and engine benchmark on an NVIDIA GPU, written to docs/gpu.md

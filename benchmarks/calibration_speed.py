@@ -77,7 +77,7 @@ def main() -> None:
         )
         start = perf_counter()
         options = CalibrationOptions("speed", PassOptions(Path(cache)))
-        manifest, _ = calibrate(layered, data, options, progress)
+        manifest, _, _ = calibrate(layered, data, options, progress)
         total = perf_counter() - start
         behind = bare_pass(source, encoder, dataset, progress)
     bare, features = (before + behind) / 2, manifest.facts["pass_seconds"]

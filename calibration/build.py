@@ -21,7 +21,7 @@ from calibration.sources import open_source
 from calibration.split_checks import certified_before
 from calibration.splits import assign_splits
 from calibration.teacher import teacher_probabilities
-from models.bundle import EXAMPLES, MODEL, Bundle, check_target, write_bundle
+from models.bundle import EXAMPLES, MODEL, REFERENCE, Bundle, check_target, write_bundle
 from models.encoders import open_encoder
 from models.errors import CalibrationError
 
@@ -102,8 +102,13 @@ def write_calibrated(
     beside = {path.name: path for path in out.parent.glob("*") if path.is_dir()}
     fresh = replace(data, certified_before=certified_before(beside))
     recorded = {**facts, "command": options.command}
-    manifest, model = calibrate(layered, fresh, options, progress, recorded)
-    files = {MODEL: model, REPORT: write_report(manifest), **data.files}
+    manifest, model, reference = calibrate(layered, fresh, options, progress, recorded)
+    files = {
+        MODEL: model,
+        REPORT: write_report(manifest),
+        REFERENCE: reference.model_dump_json().encode(),
+        **data.files,
+    }
     if options.examples:
         files[EXAMPLES] = write_examples(options.examples, data, manifest, model, options.seed)
     return write_bundle(out, manifest, files, force)

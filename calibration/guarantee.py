@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.losses import set_loss
 from models.errors import CalibrationError
 from models.manifest import GuaranteeKind
+from models.set_losses import set_loss
 
 Against = Literal["model", "labels"]
 

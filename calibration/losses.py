@@ -1,26 +1,11 @@
-"""Losses between label sets: of a row's answer towards its target, and of all pairs of rows."""
+"""Losses between label sets, of all pairs of rows; those of single rows are the models' own."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from models.manifest import GuaranteeKind
-
-
-def set_loss(loss: GuaranteeKind, answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Loss of each answer towards its target: bool (n, L) twice -> float (n,).
-
-    In [0, 1], but for micro-f1: a quotient of sums over all rows is no mean of rows. There a row
-    counts its differing labels over the mean size of an answer and a target together, so that the
-    mean over the rows is 1 - F1; a single row may count more than 1.
-    """
-    if loss == "set-agreement":
-        return np.asarray((answers != target).any(axis=1), float)
-    if loss == "hamming":
-        return np.asarray((answers != target).mean(axis=1))
-    if loss == "sample-f1":
-        return np.asarray(1.0 - sample_f1(answers, target))
-    return np.asarray((answers != target).sum(axis=1) / _mean_sizes(answers, target))
+from models.set_losses import f1, mean_sizes
 
 
 def pairwise_loss(loss: GuaranteeKind, answers: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -34,23 +19,7 @@ def pairwise_loss(loss: GuaranteeKind, answers: np.ndarray, target: np.ndarray) 
     hits = answers.astype(np.float32) @ target.T.astype(np.float32)
     found, wanted = answers.sum(axis=1)[:, None], target.sum(axis=1)[None]
     if loss == "sample-f1":
-        return 1.0 - _f1(hits, found, wanted)
+        return 1.0 - f1(hits, found, wanted)
     differing = found + wanted - 2.0 * hits
-    size = answers.shape[1] if loss == "hamming" else _mean_sizes(answers, target)
+    size = answers.shape[1] if loss == "hamming" else mean_sizes(answers, target)
     return np.asarray(differing / size)
-
-
-def sample_f1(answers: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """F1 of each label set, bool (n, L) twice -> float (n,); F1 of nothing against nothing is 1."""
-    return _f1((answers & target).sum(axis=1), answers.sum(axis=1), target.sum(axis=1))
-
-
-def _f1(hits: np.ndarray, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    total = found + wanted
-    return np.asarray(np.where(total > 0, 2.0 * hits / np.maximum(total, 1), 1.0))
-
-
-def _mean_sizes(answers: np.ndarray, target: np.ndarray) -> float:
-    """Mean size of an answer and a target together; at least one label in all rows."""
-    total = answers.sum() / len(answers) + target.sum() / len(target)
-    return float(max(total, 1 / len(answers)))

@@ -12,6 +12,7 @@ import numpy as np
 from calibration.certificate import check_rows
 from calibration.dataset import SPLITS
 from calibration.features import encoding_key, run_pass
+from calibration.live_reference import live_reference
 from calibration.manifest_parts import (
     recorded_curves,
     recorded_decisions,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from calibration.layers import LayeredModel
     from calibration.options import CalibrationData, CalibrationOptions
     from calibration.placement import Placement
+    from models.live_reference import LiveReference
     from models.manifest import Certificate
     from models.runtime import Answers
 
@@ -64,7 +66,7 @@ def calibrate(
     options: CalibrationOptions,
     progress: Progress,
     facts: dict[str, Any] | None = None,
-) -> tuple[Manifest, bytes]:
+) -> tuple[Manifest, bytes, LiveReference]:
     """Train and calibrate heads, place exits, choose thresholds from W, certify, measure.
 
     Parameters
@@ -73,7 +75,8 @@ def calibrate(
 
     Returns
     -------
-    The manifest (still without hashes) and the serialized multi-head model.
+    The manifest (still without hashes), the serialized multi-head model, and what the service will
+    hold live answers against.
 
     Raises
     ------
@@ -123,7 +126,9 @@ def calibrate(
             **(facts or {}),
         },
     )
-    return manifest, model
+    certify, test = (chosen.exits.answers(split) for split in ("certify", "test"))
+    reference = live_reference(chosen.policy, chosen.certificate, guarantees, certify, test)
+    return manifest, model, reference
 
 
 @dataclass(frozen=True)

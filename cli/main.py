@@ -7,6 +7,7 @@ import sys
 import typer
 
 from calibration.cli import app
+from cli.monitor import app as monitor
 from cli.predict import predict
 from cli.simulate import simulate
 from models.errors import OfframpError
@@ -15,6 +16,7 @@ USER_MISTAKE = 2
 
 app.command()(predict)
 app.command()(simulate)
+app.add_typer(monitor, name="monitor")
 
 
 def main() -> None:

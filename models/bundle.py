@@ -27,6 +27,8 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 EXAMPLES = "examples.json"
 """Rows to try the model with: `[{"row": as POST /predict takes it, "labels": [name, …]}, …]`."""
+REFERENCE = "reference.json"
+"""See `models.live_reference`; without it the service does not watch its answers."""
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2

@@ -15,6 +15,7 @@ from models.record import Record
 
 GuaranteeKind = Literal["set-agreement", "hamming", "sample-f1", "micro-f1"]
 Level = Annotated[float, Field(gt=0, lt=1)]
+VERSION_DIGITS = 12
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -125,6 +126,11 @@ class Manifest(Record):
         if self.exits[-1].threshold is not None:
             raise ValueError("the last exit takes every row: it has no threshold")
         return self
+
+    @property
+    def version(self) -> str:
+        """What the service calls it: the beginning of the digest."""
+        return self.digest[:VERSION_DIGITS]
 
     @property
     def depth(self) -> int:

@@ -66,19 +66,18 @@ class Connections:
             logger.warning("event=too_many_connections found=%d ended=%d", found, len(ended))
 
 
-async def watch_connections(limit: int) -> None:
-    """Watch the connections of the server that runs this process, where there is one.
+async def watch_connections(server: Any, limit: int) -> None:
+    """Watch the connections of a `uvicorn.Server`.
 
     Parameters
     ----------
     limit : connections; never more than half of the files that this process may open
     """
-    if server := _running_server():
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        await Connections(server, min(limit, files // 2)).watch()
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    await Connections(server, min(limit, files // 2)).watch()
 
 
-def _running_server() -> Any:
+def running_server() -> Any:
     """The `uvicorn.Server` of this process, or None: as the handler of SIGTERM it can be found."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if hasattr(server, "server_state") else None

@@ -15,9 +15,13 @@ from models.bundle import EXAMPLES, Bundle
 from models.encoders import open_encoder, refuse_bad
 from models.encoding import Group, RawRows
 from models.errors import Cancelled, InvalidInput, OfframpError, SettingsError, Unavailable
+from models.live_reference import read_reference
 from models.manifest import Manifest
+from service.call import current_call, note_answers, note_model
 from service.engine import Engine
 from service.metrics import Metrics
+from service.monitor import Monitor
+from service.monitor_state import MonitorState
 from service.options import (
     DEFAULTS,
     Options,
@@ -30,10 +34,10 @@ from service.prediction import Prediction, check_answers, leave_by_policy
 from service.prepared_rows import PreparedRows
 from service.request import Job, Routed
 from service.settings import Settings
+from service.shadow import Drawn
 from service.statistics import Statistics, timed
 from service.warmup import open_engine
 
-VERSION_DIGITS = 12
 WARMING_UP = "the service is warming up: try again in some seconds"
 
 logger = logging.getLogger("bentoml.offramp")
@@ -45,6 +49,7 @@ class Dataplane:
     manifest : of the bundle
     examples : the bundle's `examples.json`: a JSON list, empty where it carries none
     statistics : of what was answered
+    monitor : compares answers with full depth, and says when to serve that instead
 
     Parameters
     ----------
@@ -68,10 +73,19 @@ class Dataplane:
             self.manifest.preprocessing, self.manifest.inputs, bundle.files
         )
         self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
+        state = settings.monitor_state
+        self.monitor = Monitor(
+            self.manifest,
+            read_reference(bundle.files),
+            self.metrics,
+            settings.shadow_share,
+            settings.monitor_alpha,
+            MonitorState(state, self.version) if state else None,
+        )
         self._open_engine = partial(open_engine, bundle, settings, self.metrics)
         self._engine: Engine | None = None
-        self._encoding = 0  # requests that have begun and whose rows are not in the engine yet
-        self._encoded = asyncio.Event()
+        self._entering = 0  # requests whose rows may not be in the engine yet
+        self._entered = asyncio.Event()
         self._unready = WARMING_UP
 
     @property
@@ -82,7 +96,7 @@ class Dataplane:
     @property
     def version(self) -> str:
         """Of the model: the beginning of its bundle's digest."""
-        return self.manifest.digest[:VERSION_DIGITS]
+        return self.manifest.version
 
     @property
     def warming_up(self) -> bool:
@@ -97,8 +111,9 @@ class Dataplane:
     @property
     def reason(self) -> str:
         """Why requests are not answered; empty when they are."""
-        if not self._unready and self._engine and self._engine.broken:
-            return f"the service is about to end: {self._engine.broken}"
+        engine = self._engine
+        if not self._unready and engine and engine.broken:
+            return f"the service is about to end: {engine.broken}"
         return self._unready
 
     async def warm_up(self) -> None:
@@ -122,20 +137,38 @@ class Dataplane:
         if engine.broken:
             self._on_broken(engine.broken)
         self._engine, self._unready = engine, ""
+        self.metrics.on_look(self._expose)
+
+    def take_over(self, old: Dataplane) -> None:
+        """Go on with the monitor of another dataplane, where it serves the same bundle."""
+        if old.version == self.version:
+            self.monitor = old.monitor
+
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Be answered in here although the dataplane is drained."""
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+            self._entered.set()
 
     async def drain(self) -> None:
-        """Finish the requests that have begun, then close; nobody starts another meanwhile."""
-        await asyncio.sleep(0)  # who was just given this dataplane begins
-        while self._encoding:
-            self._encoded.clear()
-            await self._encoded.wait()
+        """Finish the requests that are entering or have entered, then close."""
+        while self._entering:
+            self._entered.clear()
+            await self._entered.wait()
         await asyncio.to_thread(self.close)
+        self.monitor.save()
 
     def close(self) -> None:
         """Refuse new requests and finish the admitted ones; after `warm_up`, not beside it."""
         self._unready = "the service is stopping: send the request to another instance"
-        if self._engine:
-            self._engine.close()
+        engine, self._engine = self._engine, None
+        if engine:
+            engine.close()
+            self.metrics.off_look(self._expose)
 
     async def predict(
         self, rows: RawRows | PreparedRows, options: Options = DEFAULTS
@@ -154,13 +187,15 @@ class Dataplane:
         Overloaded, DeadlineExceeded, Unavailable
             See `service.engine.Engine.run`.
         """
-        with self.counted(), self.statistics.request():
+        with self.counted(), self.statistics.request(), self._drawn(len(rows), options) as drawn:
             engine = self._warm_engine()
             arrival = engine.clock()
+            options = self._in_force(options)
             job = await self._job(engine, rows, options, arrival)
             with timed(self.statistics.engine):
                 routed = await engine.run(job)
             prediction = self._prediction(engine, routed, options, arrival)
+            self.monitor.answered(drawn.answered(engine, job, routed))
         self.metrics.request("ok")
         return prediction
 
@@ -172,15 +207,32 @@ class Dataplane:
         Raises what `predict` raises, before the first part or after any. Closing the generator
         cancels the rows that are left.
         """
-        with self.counted(), self.statistics.request():
+        with self.counted(), self.statistics.request(), self._drawn(len(rows), options) as drawn:
             engine = self._warm_engine()
             arrival = engine.clock()
+            options = self._in_force(options)
             job = await self._job(engine, rows, options, arrival)
             with timed(self.statistics.engine):
                 async with aclosing(engine.stream(job)) as parts:
                     async for routed in parts:
-                        yield self._prediction(engine, routed, options, arrival)
+                        prediction = self._prediction(engine, routed, options, arrival)
+                        self.monitor.answered(drawn.answered(engine, job, routed))
+                        yield prediction
         self.metrics.request("ok")
+
+    def _in_force(self, options: Options) -> Options:
+        """What is served of them: after a fallback, full depth for the certified policy."""
+        if self.monitor.fallback and options.policy == DEFAULTS.policy:
+            return replace(options, policy="full")
+        return options
+
+    def _drawn(self, rows: int, options: Options) -> Drawn:
+        """Rows to be compared with full depth, of those that the deployed policy routes alone."""
+        by_policy = options.policy == DEFAULTS.policy and options.max_exit is None
+        return self.monitor.draw(rows if by_policy and not options.all_exits else 0)
+
+    def _expose(self) -> None:
+        self.monitor.expose()
 
     def _warm_engine(self) -> Engine:
         if self.reason or not self._engine:
@@ -194,14 +246,13 @@ class Dataplane:
         if options.all_exits:  # the policy is applied to what comes back
             thresholds = thresholds_of(replace(options, policy="full"), self.manifest, engine.exits)
         deadline, priority = deadline_of(options, arrival), priority_of(options)
-        self._encoding += 1
-        try:
-            with timed(self.statistics.encoding):
-                groups = await self._encode(rows)
-        finally:
-            self._encoding -= 1
-            self._encoded.set()
-        return Job(groups, thresholds, priority, deadline, options.all_exits)
+        call = current_call()
+        if call:
+            call.rows, call.policy = len(rows), options.policy
+        with self.entering(), timed(self.statistics.encoding):
+            groups = await self._encode(rows)
+        trace, tags = (call.trace, call.tags) if call else (None, "")
+        return Job(groups, thresholds, priority, deadline, options.all_exits, trace, tags)
 
     async def _encode(self, rows: RawRows | PreparedRows) -> list[Group]:
         if not 1 <= len(rows) <= self.max_rows:
@@ -231,11 +282,13 @@ class Dataplane:
         now = engine.clock()
         prediction = Prediction(routed, certified, arrival, now, passed, reached)
         self.statistics.answered(prediction)
+        note_answers(routed.exits)
         return prediction
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count a request that fails in here by its reason; protocols wrap their own checks too."""
+        note_model(self.name, self.version)
         try:
             yield
         except OfframpError as error:

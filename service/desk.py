@@ -17,6 +17,7 @@ from service.model_metrics import Departure
 from service.request import Job, Left, Priority, Routed
 from service.scheduler import Scheduler
 from service.ticket import Delivery, Mailbox, Ticket
+from service.trace import Trace, TracedExit, TracedRun
 
 ON_ITS_WAY = -1
 
@@ -42,10 +43,12 @@ class Desk:
         self._still_needed = [costs.remaining(k, costs.base) for k in range(1, len(exits) + 1)]
         self._table = AnswerTable(self._rows.capacity, len(exits), labels)
         self._last_number = 0
-        self._tracing = 0  # tickets that want all exits
+        self._all_exits = 0  # tickets that want all exits
+        self._traced = 0  # tickets with a trace
         self._shadows = 0  # tickets of shadow rows
         self._deliveries: list[tuple[Ticket, Delivery]] = []
         self._departures: list[Departure] = []
+        self._late_rows = 0
 
     def open(
         self, mailbox: Mailbox, job: Job, streams: bool, ids: np.ndarray, now: float
@@ -55,8 +58,11 @@ class Desk:
         ticket = Ticket(mailbox, self._last_number, job, ids, streams)
         self._table.open(self._rows.slots(ids), job.thresholds, now, ticket.number)
         self.tickets[ticket.number] = ticket
-        self._tracing += job.all_exits
+        self._all_exits += job.all_exits
         self._shadows += job.priority == Priority.SHADOW
+        if job.trace is not None:
+            self._traced += 1
+            job.trace.queued = now
         return ticket
 
     def leaves(self, stage: int, slots: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -72,10 +78,20 @@ class Desk:
     def record(self, stage: int, slots: np.ndarray, answers: Answers) -> None:
         """Write down what the exit behind `stage` says of rows that are present."""
         self._table.record(slots, self._exits[stage - 1], answers)
-        if self._tracing:
+        if self._all_exits:
             for ticket, mine in self._by_ticket(slots):
                 if ticket.job.all_exits:
                     ticket.pass_exit(stage, self._table.place[slots[mine]], answers.take(mine))
+
+    def ran(self, stage: int, ids: np.ndarray, begun: float, ended: float) -> None:
+        """A batch has run; some of its rows may be gone. For those that want to know."""
+        if not self._traced:
+            return
+        slots = self._rows.slots(ids[self._rows.present(ids)])
+        for ticket, mine in self._by_ticket(slots):
+            if ticket.job.trace is not None:
+                run = TracedRun(self._exits[stage - 1], begun, ended, len(mine), len(ids))
+                ticket.job.trace.runs.append(run)
 
     def depart(self, slots: np.ndarray, left: Left, now: float) -> None:
         """Present rows leave with the deepest answer they have."""
@@ -86,19 +102,24 @@ class Desk:
         self._note_departure(slots, left, now)
         for ticket, mine in self._by_ticket(slots):
             ticket.rows_on_their_way -= len(mine)
+            if ticket.job.trace is not None:
+                self._trace_exits(ticket.job.trace, slots[mine], left, now)
             if ticket.streams:
                 self._deliveries.append((ticket, self._routed(ticket, slots[mine])))
             if not ticket.rows_on_their_way:
                 if not ticket.streams:
                     self._deliveries.append((ticket, self._routed(ticket)))
                 self._forget(ticket)
-                self._rows.remove(ticket.ids)  # all have left: none waits in a line
+                if left == Left.DEADLINE:  # wherever they were
+                    self._scheduler.remove(ticket.ids)
+                else:
+                    self._rows.remove(ticket.ids)  # all were in a batch: none waits in a line
 
     def depart_late(self, ids: np.ndarray, now: float) -> None:
         """Present rows leave because of their deadline; without any answer their request fails."""
         answered = self._table.exits[self._rows.slots(ids)] != NONE
         for ticket, _ in list(self._by_ticket(self._rows.slots(ids[~answered]))):
-            self.fail(
+            self._late_rows += self.fail(
                 ticket,
                 DeadlineExceeded(
                     "the deadline passed before the first exit: allow more time, or send the "
@@ -144,10 +165,10 @@ class Desk:
         left = self._table.left[self._rows.slots(ticket.ids)]
         return np.asarray(ticket.ids[left == ON_ITS_WAY])
 
-    def drain(self) -> tuple[list[tuple[Ticket, Delivery]], list[Departure]]:
-        """What is due since the last time."""
-        due = self._deliveries, self._departures
-        self._deliveries, self._departures = [], []
+    def drain(self) -> tuple[list[tuple[Ticket, Delivery]], list[Departure], int]:
+        """What is due since the last time, and how many rows had no answer by their deadline."""
+        due = self._deliveries, self._departures, self._late_rows
+        self._deliveries, self._departures, self._late_rows = [], [], 0
         return due
 
     def _give_up(self, ticket: Ticket) -> None:
@@ -156,7 +177,8 @@ class Desk:
 
     def _forget(self, ticket: Ticket) -> None:
         del self.tickets[ticket.number]
-        self._tracing -= ticket.job.all_exits
+        self._all_exits -= ticket.job.all_exits
+        self._traced -= ticket.job.trace is not None
         self._shadows -= ticket.job.priority == Priority.SHADOW
 
     def _by_ticket(self, slots: np.ndarray) -> Iterator[tuple[Ticket, np.ndarray]]:
@@ -185,6 +207,15 @@ class Desk:
             self._table.departed[slots],
             ticket.passed(places),
         )
+
+    def _trace_exits(self, trace: Trace, slots: np.ndarray, left: Left, now: float) -> None:
+        exits, score = self._table.exits[slots], self._table.answers(slots).score
+        for number in np.unique(exits).tolist():
+            mine = score[exits == number]
+            lowest, highest = float(mine.min()), float(mine.max())
+            trace.exits.append(
+                TracedExit(number, now, len(mine), lowest, highest, left.name.lower())
+            )
 
     def _note_departure(self, slots: np.ndarray, left: Left, now: float) -> None:
         exits, latency = self._table.exits[slots], now - self._table.arrival[slots]

@@ -12,7 +12,9 @@ References
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
 BLOCK = 200
 """Rows after which a new bettor begins."""
@@ -90,6 +92,31 @@ class EProcess:
             bettor.see(excess, self._least)
         self.rows += 1
         self.largest = max(self.largest, self.value)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON can hold it."""
+        bettors = [asdict(bettor) for bettor in self._bettors]
+        return {
+            "rows": self.rows,
+            "largest": self.largest,
+            "begun": self._begun,
+            "bettors": bettors,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where another was.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            When the state is none.
+        """
+        bettors = [Bettor(**saved) for saved in state["bettors"]]
+        if any(not math.isfinite(b.share * b.capital) or b.capital < 0 for b in bettors):
+            raise ValueError("expected capitals that are numbers and not below 0")
+        self.rows, self.largest = int(state["rows"]), float(state["largest"])
+        self._begun, self._bettors = int(state["begun"]), bettors
+        self._idle = 1.0 / (self._begun + 1)
 
     def _begin(self) -> None:
         share = 1.0 / ((self._begun + 1) * (self._begun + 2))  # they sum to 1

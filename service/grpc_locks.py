@@ -116,8 +116,9 @@ def _is_health(method: str) -> bool:
 
 
 def _refusing(error: OfframpError) -> Any:
-    async def refuse(_: Any, context: Any) -> None:
+    async def refuse(_: Any, context: Any) -> AsyncIterator[None]:
         await abort(context, error)
+        yield  # never; but interceptors know a stream as a generator
 
     # for calls of every kind: it reads no message, and sends none
     return grpc.stream_stream_rpc_method_handler(refuse)

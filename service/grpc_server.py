@@ -10,8 +10,11 @@ from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2_grpc
 
 from models.errors import SettingsError
+from service.calls import Calls
+from service.grpc_calls import GrpcCalls
 from service.grpc_decoding import GrpcDecoding
 from service.grpc_locks import GrpcCap, GrpcLocks
+from service.grpc_stop import GrpcStop
 from service.health_servicer import HEALTH, HealthServicer
 from service.locks import Locks
 from service.oip_servicer import SERVICE, OipServicer
@@ -37,14 +40,21 @@ class GrpcServer:
     Parameters
     ----------
     locks : who may call what; None lets everybody in
+    calls : what is said of calls; None says it as the settings do
     """
 
     def __init__(
-        self, repository: Repository, settings: Settings, locks: Locks | None = None
+        self,
+        repository: Repository,
+        settings: Settings,
+        locks: Locks | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self._settings = settings
+        self._calls = calls or Calls(settings.access_log)
         self._oip = OipServicer(repository, settings)
         self._health = HealthServicer(repository)
+        self._in_flight = repository.in_flight
         self._locks = locks
         self._server: Any = None
 
@@ -74,16 +84,22 @@ class GrpcServer:
         self._server = server
         return port
 
-    async def stop(self, grace_seconds: float) -> None:
-        """Refuse new calls, finish those that run, and cancel them after `grace_seconds`."""
+    def refuse(self) -> None:
+        """Say that nothing is served, and read no more requests of the streams that are open."""
         self._health.stop()
         self._oip.end_streams()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Listen no more, finish the calls that run, and cancel them after `grace_seconds`."""
+        self.refuse()
         if self._server:
             await self._server.stop(grace_seconds)
 
     def _interceptors(self) -> list[Any]:
         locks = [GrpcLocks(self._locks)] if self._locks else []
-        return [*locks, GrpcCap(self._settings.max_parallel), GrpcDecoding()]
+        cap = GrpcCap(self._settings.max_parallel)
+        stop = GrpcStop(self._in_flight)
+        return [GrpcCalls(self._calls), *locks, cap, stop, GrpcDecoding()]
 
     def _listen(self, server: Any) -> int:
         host, port = self._settings.grpc_host, self._settings.grpc_port

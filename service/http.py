@@ -14,35 +14,45 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from models.errors import OfframpError, Overloaded, PayloadTooLarge, TooSlow, Unavailable
+from service.calls import Calls
+from service.http_calls import HttpCalls
 from service.http_locks import LockedApp, ParallelCap
+from service.http_stop import HttpStop
 from service.locks import Locks
 from service.metrics import Metrics
+from service.monitor_door import monitor_routes
 from service.oip_rest import oip_routes
 from service.page_door import page_routes
 from service.predict_door import predict_routes
 from service.repository import Repository
 from service.settings import Settings
-from service.statuses import message_of, status_of
+from service.statuses import error_body, message_of, status_of
 
 
 def create_app(
-    repository: Repository, metrics: Metrics, settings: Settings, locks: Locks
-) -> Starlette:
-    """The Starlette application over the models of one server."""
+    repository: Repository,
+    metrics: Metrics,
+    settings: Settings,
+    locks: Locks,
+    calls: Calls | None = None,
+) -> HttpCalls:
+    """The application over the models of one server."""
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *predict_routes(repository, settings),
             *oip_routes(repository, settings),
+            *monitor_routes(repository, settings),
             *page_routes(repository, settings),
             Route("/metrics", exposition, methods=["GET"]),
         ],
         middleware=[
             Middleware(LockedApp, locks=locks),
             Middleware(ParallelCap, limit=settings.max_parallel),
+            Middleware(HttpStop, in_flight=repository.in_flight),
         ],
         exception_handlers={
             OfframpError: _told,
@@ -50,10 +60,11 @@ def create_app(
             Exception: _told,
         },
     )
+    return HttpCalls(app, calls or Calls(settings.access_log))
 
 
 async def _told(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": message_of(error)}, status_of(error).http, _headers(error))
+    return JSONResponse(error_body(message_of(error)), status_of(error).http, _headers(error))
 
 
 def _headers(error: Exception) -> dict[str, str]:
@@ -66,4 +77,4 @@ def _headers(error: Exception) -> dict[str, str]:
 
 
 async def _http_error(_: Request, error: Any) -> Response:
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return JSONResponse(error_body(error.detail), error.status_code, error.headers)

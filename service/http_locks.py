@@ -10,13 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import OfframpError, Overloaded, Unauthenticated
 from service.locks import Access, Locks
-from service.statuses import message_of, status_of
+from service.statuses import error_body, message_of, status_of
 
 HEALTH = frozenset({"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"})
 METRICS = "/metrics"
 PAGE = re.compile(r"/ui/?|/ui/[\w-]+\.(?:css|html|ico|js|png|svg)", re.ASCII)
 REPOSITORY = "/v2/repository/"
 INDEX = "/v2/repository/index"
+RESET = "/monitor/reset"
 DISCARDED_BYTES = 2**24
 """Of the body of a refused request: a longer one ends its connection."""
 
@@ -25,11 +26,11 @@ def access_of(scope: Scope) -> Access:
     """What a request asks for, by its path.
 
     Whoever routes may see more in a path than it says: a line break at its end is not looked at, a
-    prefix may be cut off. So what is open is compared whole, what holds the repository's path
-    anywhere is a repository call, and everything else asks for a key.
+    prefix may be cut off. So what is open is compared whole, what holds the repository's or the
+    reset's path anywhere is an admin's call, and everything else asks for a key.
     """
-    path = _path(scope)
-    if REPOSITORY in scope["path"] and path != INDEX:
+    path = path_of(scope)
+    if (REPOSITORY in scope["path"] and path != INDEX) or RESET in scope["path"]:
         return Access.ADMIN
     if path in HEALTH or PAGE.fullmatch(path):
         return Access.OPEN
@@ -75,7 +76,7 @@ class ParallelCap:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 429, or let the application answer."""
-        if scope["type"] == "lifespan" or _path(scope) in HEALTH | {METRICS}:
+        if scope["type"] == "lifespan" or path_of(scope) in HEALTH | {METRICS}:
             return await self._app(scope, receive, send)
         if self._answering >= self._limit:
             error = Overloaded(f"{self._limit} requests are being answered; try again in a moment")
@@ -87,7 +88,7 @@ class ParallelCap:
             self._answering -= 1
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """The path without the application's own prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
@@ -98,7 +99,7 @@ def _refusal(scope: Scope, error: OfframpError, headers: dict[str, str]) -> ASGI
         return _closed
     if not _soon_over(Headers(scope=scope)):
         headers["Connection"] = "close"
-    return JSONResponse({"error": message_of(error)}, status_of(error).http, headers)
+    return JSONResponse(error_body(message_of(error)), status_of(error).http, headers)
 
 
 async def _closed(scope: Scope, receive: Receive, send: Send) -> None:

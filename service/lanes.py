@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +13,21 @@ from typing import Any
 import numpy as np
 
 from models.cuda_runtime import is_out_of_memory
-from models.errors import InvalidInput, OfframpError, Overloaded, Unavailable
+from models.errors import DeadlineExceeded, InvalidInput, OfframpError, Overloaded, Unavailable
 from models.runtime import Carry, Runtime
 from service.admission import Admission
 from service.batch_run import run_batch
 from service.costs import CostModel
 from service.desk import Desk
 from service.engine_options import EngineOptions
+from service.log_lines import named_logger
 from service.model_metrics import ModelMetrics, StageQueue, StageRun
-from service.request import Job
+from service.request import Job, Priority
 from service.scheduler import Batch, Scheduler
 from service.sorting import Sorting
 from service.ticket import Mailbox, Ticket
 
-logger = logging.getLogger("bentoml.offramp")
+logger = named_logger("bentoml.offramp")
 
 STUCK_MS, STUCK_RUNS = 60_000.0, 100.0  # a run is stuck after both: a minute, 100 times its cost
 SWITCH_SECONDS = 0.0005  # a lane that has its batch back waits at most so long for the interpreter
@@ -69,6 +69,7 @@ class Lanes:
         self._sorting = Sorting(runtime, self._scheduler, self._admission, self._desk, clock)
         self._work = threading.Condition()
         self._idle = 0
+        self._in_shadow: set[int] = set()  # lanes
         self._closing = False
         self._broken: str | None = None
         # by lane, written without the lock; infinite while it runs nothing
@@ -139,13 +140,15 @@ class Lanes:
             raise Unavailable(self._broken or STOPPING)
         try:
             self._admission.check(sizes, job.priority, job.deadline, now)
-        except Overloaded as error:
-            self._metrics.refused(error.cause, job.rows)
+        except (Overloaded, DeadlineExceeded) as error:
+            cause = error.cause if isinstance(error, Overloaded) else DeadlineExceeded.reason
+            if job.priority != Priority.SHADOW:
+                self._metrics.refused(cause, job.rows)
             raise
 
     def _lane(self, number: int) -> None:
         try:
-            while (batch := self._next()) is not None:
+            while (batch := self._next(number)) is not None:
                 todo = [batch]
                 while todo:
                     todo += self._run(number, todo.pop())
@@ -153,26 +156,33 @@ class Lanes:
             # whatever it is, rows would wait for this lane for ever
             self._break(f"lane {number} died: {error!r}")
 
-    def _next(self) -> Batch | None:
+    def _next(self, number: int) -> Batch | None:
         """Wait for rows; None when the lane is to end."""
         while True:
             with self._settled():
-                batch = self._take()
+                batch = self._take(number)
             if batch is None or len(batch.ids):
                 return batch
 
-    def _take(self) -> Batch | None:
+    def _take(self, number: int) -> Batch | None:
+        self._in_shadow.discard(number)
         self._idle += 1
         try:
-            while (batch := self._scheduler.pick(clock(), self._idle)) is None:
+            while (batch := self._pick()) is None:
                 if self._broken or (self._closing and not self._desk.tickets):
                     return None
                 self._work.wait()
         finally:
             self._idle -= 1
+        if batch.priority == Priority.SHADOW:
+            self._in_shadow.add(number)
         if self._scheduler.lines():
             self._wake(clock())
         return self._sorting.to_run(batch)
+
+    def _pick(self) -> Batch | None:
+        """One lane at most runs shadow rows: who comes meanwhile finds the others."""
+        return self._scheduler.pick(clock(), self._idle, shadows=not self._in_shadow)
 
     def _wake(self, now: float) -> None:
         """Wake a lane for the rows that wait, unless another is about to be free for them."""
@@ -186,7 +196,8 @@ class Lanes:
         self._ends[number] = begun + expected
         self._overdue[number] = begun + max(STUCK_MS, STUCK_RUNS * expected)
         run = run_batch(self._runtime, batch.stage, batch.pieces, count)
-        milliseconds = clock() - begun
+        ended = clock()
+        milliseconds = ended - begun
         self._ends[number] = self._overdue[number] = inf
         if run.failed and not run.parts:
             self._runtime.run(1, self._probe)  # raises when the lane is at fault, not the rows
@@ -195,6 +206,7 @@ class Lanes:
         with self._settled():
             if run.out_of_memory:
                 self._scheduler.limit_batch(count // 2)
+            self._desk.ran(batch.stage, batch.ids, begun, ended)
             for row, error in run.failed.items():
                 self._fail_row(batch.ids[row : row + 1], error)
             for part in sorted_parts:
@@ -210,7 +222,7 @@ class Lanes:
         if found is None:
             return
         ticket, place = found
-        logger.warning("event=row_failed row=%d error=%r", place, str(error))
+        logger.warning("event=row_failed row=%d error=%r%s", place, str(error), ticket.job.tags)
         failure: OfframpError = InvalidInput(
             f"rows: the model cannot compute row {place}; expected rows like those that it was "
             "trained on; the service's log has the details"
@@ -239,7 +251,9 @@ class Lanes:
             yield
             if self._closing and not self._desk.tickets:
                 self._work.notify_all()
-            deliveries, departures = self._desk.drain()
+            deliveries, departures, late = self._desk.drain()
+        if late:
+            self._metrics.failed(DeadlineExceeded.reason, late)
         for departure in departures:  # first, so that whoever has an answer finds it counted
             self._metrics.departed(departure)
         for ticket, delivery in deliveries:

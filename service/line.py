@@ -11,9 +11,11 @@ import numpy as np
 
 from models.runtime import Piece
 from service.costs import CostModel, Shape
+from service.request import Priority
 
 PATIENCE = 20  # in times of what a full batch takes through all stages
 MOST_LINES = 4096  # clients choose shapes
+SHADOW_PARTS = 4  # of a full batch, one of which is a full batch of shadow rows
 
 Wanted = Callable[[np.ndarray], np.ndarray]
 """Which rows are still in the system: ids, int64 (b,) -> bool (b,)."""
@@ -78,6 +80,8 @@ class Line:
         stage, shape = self.stage, self.shape
         times = [costs.batch_time(k, shape) for k in range(1, costs.stages + 1)]
         self.full_batch = costs.full_batch(shape)
+        if self.priority == Priority.SHADOW:  # whoever comes meanwhile is not to wait for long
+            self.full_batch = max(1, self.full_batch // SHADOW_PARTS)
         self.batch_time = times[stage - 1]
         self.remaining = costs.remaining(stage, shape)
         self.follow_up = sum(times[stage:])

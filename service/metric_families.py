@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -15,16 +14,9 @@ SCORES = tuple(k / 20 for k in range(1, 21))
 SHARES = tuple(k / 10 for k in range(1, 11))
 BATCH_ROWS = tuple(2**k for k in range(11))
 
-Mode = Literal["livesum", "livemin", "livemax"]
-
 
 class MetricFamilies:
-    """All of them, each with the label `model`.
-
-    BentoML runs prometheus_client in multiprocess mode: every gauge names its mode.
-
-    registry : of this process
-    """
+    """All of them, each with the label `model`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -66,51 +58,48 @@ class MetricFamilies:
             "Rows given up by their clients, by the stage they waited for",
             "stage",
         )
-        self.queue_rows = self._gauge(
-            "queue_rows", "Rows that wait for a stage", "livesum", "stage"
-        )
+        self.queue_rows = self._gauge("queue_rows", "Rows that wait for a stage", "stage")
         self.queue_age = self._gauge(
             "queue_age_seconds",
             "Time that the first row waiting for a stage has waited",
-            "livemax",
             "stage",
         )
 
     def _make_monitor_metrics(self) -> None:
         self.shadow_rows = self._counter("shadow_rows", "Rows run to the end in the shadow")
         self.policy_certified = self._gauge(
-            "policy_certified", "1: the certified policy is served; 0: full depth", "livemin"
+            "policy_certified", "1: the certified policy is served; 0: full depth"
         )
         self.fallbacks = self._counter("fallbacks", "Times that it fell back to full depth")
         self.monitor_rows = self._counter(
             "monitor_rows", "Rows drawn for the monitor, by what came of them", "outcome"
         )
         self.monitor_loss = self._gauge(
-            "monitor_loss", "Mean loss of the rows compared of late", "livemax", "promise"
+            "monitor_loss", "Mean loss of the rows compared of late", "promise"
         )
         self.monitor_limit = self._gauge(
-            "monitor_limit", "What the mean loss may be at most", "livemax", "promise"
+            "monitor_limit", "What the mean loss may be at most", "promise"
         )
         self.evidence = self._gauge(
-            "monitor_evidence", "E-value: evidence that more is lost than promised", "livemax"
+            "monitor_evidence", "E-value: evidence that more is lost than promised"
         )
         self.alarm_at = self._gauge(
-            "monitor_alarm_evidence", "E-value at which it falls back to full depth", "livemax"
+            "monitor_alarm_evidence", "E-value at which it falls back to full depth"
         )
         self.state_errors = self._counter(
             "monitor_state_errors", "Times that the monitor's state could not be written"
         )
         self.drift = self._gauge(
-            "drift_w1", "W1 of a label's probabilities to the certify split's", "livemax", "label"
+            "drift_w1", "W1 of a label's probabilities to the certify split's", "label"
         )
         self.drift_noise = self._gauge(
-            "drift_noise_w1", "What chance alone gives in the mean", "livemax", "label"
+            "drift_noise_w1", "What chance alone gives in the mean", "label"
         )
         self.score_drift = self._gauge(
-            "drift_score_w1", "W1 of the answers' scores to the certify split's", "livemax"
+            "drift_score_w1", "W1 of the answers' scores to the certify split's"
         )
         self.score_noise = self._gauge(
-            "drift_score_noise_w1", "What chance alone gives in the mean", "livemax"
+            "drift_score_noise_w1", "What chance alone gives in the mean"
         )
 
     def _counter(self, name: str, words: str, *labels: str) -> Counter:
@@ -123,11 +112,5 @@ class MetricFamilies:
             f"offramp_{name}", words, ["model", *labels], buckets=buckets, registry=self.registry
         )
 
-    def _gauge(self, name: str, words: str, mode: Mode, *labels: str) -> Gauge:
-        return Gauge(
-            f"offramp_{name}",
-            words,
-            ["model", *labels],
-            multiprocess_mode=mode,
-            registry=self.registry,
-        )
+    def _gauge(self, name: str, words: str, *labels: str) -> Gauge:
+        return Gauge(f"offramp_{name}", words, ["model", *labels], registry=self.registry)

@@ -84,7 +84,13 @@ class ModelMetrics:
         self._departures: deque[Departure] = deque()
         self._folding = threading.Lock()
         self._watched: list[Callable[[], Sequence[StageQueue]]] = []
+        self._looks: list[Callable[[], None]] = []
         self._stages: set[int] = set()  # by the exit behind them
+        # a series that begins at 1 has no first increase
+        families.fallbacks.labels(model)
+        families.state_errors.labels(model)
+        for outcome in ("ok", "refused"):
+            families.loads.labels(model, outcome)
 
     def request(self, outcome: str) -> None:
         """A request is over: `ok`, or the reason of its error."""
@@ -119,17 +125,28 @@ class ModelMetrics:
 
     def watch(self, queues: Callable[[], Sequence[StageQueue]]) -> None:
         """Ask `queues` at every exposition for the rows that wait; a stage left out has none."""
-        self._watched = [*self._watched, queues]
+        self._watched.append(queues)
 
     def unwatch(self, queues: Callable[[], Sequence[StageQueue]]) -> None:
         """Ask it no more."""
-        self._watched = [other for other in self._watched if other != queues]
+        if queues in self._watched:
+            self._watched.remove(queues)
+
+    def on_look(self, call: Callable[[], None]) -> None:
+        """Call it before every exposition."""
+        self._looks.append(call)
+
+    def off_look(self, call: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._looks.remove(call)
 
     def look(self) -> None:
         """Bring what is exposed up to date."""
         self.fold()
+        for call in tuple(self._looks):
+            call()
         # two engines serve one model while a new one takes over
-        queues = [queue for watched in self._watched for queue in watched()]
+        queues = [queue for watched in tuple(self._watched) for queue in watched()]
         self._stages |= {queue.exit for queue in queues}
         for number in tuple(self._stages):  # another scrape may add one meanwhile
             mine = [queue for queue in queues if queue.exit == number]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from pydantic_core import to_json
@@ -87,8 +86,8 @@ class _Door:
         with plane.counted():
             body = await read_body(request, self._settings.max_body_bytes)
             asked = parse_request(body, request.headers.get(HEADER_LENGTH))
-        plane = self._repository.model(name, version)  # it may have been loaded again meanwhile
-        tensors = await while_connected(request.receive, infer(plane, asked.request))
+        with self._repository.using(name, version) as plane:  # it may be another one meanwhile
+            tensors = await while_connected(request.receive, infer(plane, asked.request))
         answer, json_length = response_body(asked, tensors, plane.name, plane.version)
         return _answer(answer, json_length, request.headers.get("accept-encoding", ""))
 
@@ -98,7 +97,8 @@ class _Door:
     async def server_ready(self, _: Request) -> Response:
         if self._repository.reason:
             raise Unavailable(self._repository.reason)
-        return _json({"ready": True})
+        notes = {state.name: state.note for state in self._repository.index() if state.note}
+        return _json({"ready": True, **({"notes": notes} if notes else {})})
 
     async def server_metadata(self, _: Request) -> Response:
         return _json(
@@ -107,8 +107,8 @@ class _Door:
 
     async def model_ready(self, request: Request) -> Response:
         plane = self._repository.model(*_named(request))
-        if plane.reason:
-            raise Unavailable(plane.reason)
+        if reason := self._repository.reason_of(plane):
+            raise Unavailable(reason)
         return _json({"name": plane.name, "ready": True})
 
     async def model_metadata(self, request: Request) -> Response:
@@ -139,7 +139,12 @@ class _Door:
         only_ready = asks_for_ready(body)
         return _json(
             [
-                asdict(model)
+                {
+                    "name": model.name,
+                    "version": model.version,
+                    "state": model.state,
+                    "reason": model.told,
+                }
                 for model in self._repository.index()
                 if model.state == "READY" or not only_ready
             ]

@@ -67,7 +67,7 @@ class OipServicer:
     async def ModelReady(self, request: Any, context: Any) -> Any:
         """Whether one model answers; one that is not known here does not."""
         try:
-            ready = self._model(request).ready
+            ready = not self._repository.reason_of(self._model(request))
         except (NotFound, Unavailable):
             ready = False
         return pb.ModelReadyResponse(ready=ready)
@@ -112,6 +112,7 @@ class OipServicer:
         plane = self._repository.model(request.model_name, request.model_version)
         with plane.counted():
             asked = within(read_request(request), context.time_remaining())
+        # no pause since it was found: it is not drained before its rows are entering
         return write_response(request, plane.version, await infer(plane, asked))
 
     async def ModelStreamInfer(
@@ -134,7 +135,7 @@ class OipServicer:
         return pb.RepositoryIndexResponse(
             models=[
                 pb.RepositoryIndexResponse.ModelIndex(
-                    name=model.name, version=model.version, state=model.state, reason=model.reason
+                    name=model.name, version=model.version, state=model.state, reason=model.told
                 )
                 for model in self._repository.index()
                 if model.state == "READY" or not request.ready

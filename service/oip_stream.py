@@ -10,6 +10,7 @@ from typing import Any
 from tritonclient.grpc import service_pb2 as pb
 
 from models.errors import InvalidInput, Unavailable
+from service.grpc_calls import one_request
 from service.inference import infer_stream
 from service.oip_protobuf import read_request, write_response
 from service.repository import Repository
@@ -74,14 +75,19 @@ class OipStream:
 
     async def _answer(self, message: Any) -> None:
         try:
+            with one_request():
+                await self._answer_or_tell(message)
+        finally:
+            self._room.release()
+
+    async def _answer_or_tell(self, message: Any) -> None:
+        try:
             await self._answer_in_parts(message)
         except Exception as error:
             named = write_response(message, "", (), {FINAL: True})
             await self._send(
                 pb.ModelStreamInferResponse(error_message=message_of(error), infer_response=named)
             )
-        finally:
-            self._room.release()
 
     async def _answer_in_parts(self, message: Any) -> None:
         plane = self._repository.model(message.model_name, message.model_version)

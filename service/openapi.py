@@ -36,12 +36,15 @@ COMES_BACK = (429, 503)
 """Statuses that say when to try again."""
 
 
-def describe(manifest: Manifest, request: type[BaseModel], settings: Settings) -> dict[str, Any]:
+def describe(
+    manifest: Manifest, request: type[BaseModel], settings: Settings, named: bool = False
+) -> dict[str, Any]:
     """The document.
 
     Parameters
     ----------
     request : the pydantic model of a JSON request, see `service.schema.request_model`
+    named : whether requests have to name the model
     """
     locked = settings.keys_file is not None
     document: dict[str, Any] = {
@@ -63,6 +66,9 @@ def describe(manifest: Manifest, request: type[BaseModel], settings: Settings) -
     if locked:
         document["security"] = [{"key": []}]
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    if named:
+        means = {"name": "model", "in": "query", "schema": {"const": manifest.name}}
+        document["paths"]["/predict"]["post"]["parameters"] = [{**means, "required": True}]
     return document
 
 

@@ -87,6 +87,7 @@ class Ready(BaseModel):
 
 
 class Error(BaseModel):
-    """What was found, what was expected, and the way on."""
+    """What was found, what was expected, and the way on; the log knows the request by its id."""
 
     error: str
+    request_id: str

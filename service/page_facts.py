@@ -40,7 +40,7 @@ def live_facts(plane: Dataplane) -> dict[str, Any]:
         "version": plane.version,
         "ready": plane.ready,
         "reason": plane.reason,
-        "certificate": _state(plane.manifest),
+        "certificate": _served(plane),
         "rows": rows,
         "exits": [
             {"exit": number, "rows": count, "share": count / rows if rows else 0.0}
@@ -51,6 +51,11 @@ def live_facts(plane: Dataplane) -> dict[str, Any]:
         if percentiles
         else None,
     }
+
+
+def _served(plane: Dataplane) -> str:
+    """The same as long as the monitor has not fallen back."""
+    return plane.monitor.note or _state(plane.manifest)
 
 
 def _state(manifest: Manifest) -> str:

@@ -34,7 +34,7 @@ from service.schema import (
     row_bodies,
 )
 from service.settings import Settings
-from service.statuses import message_of
+from service.statuses import error_body, message_of
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -44,34 +44,40 @@ SENDS = {
     "image": f"image files as {FORM}, one as image/*, or as base64 in " + '{"rows": [...]}',
 }
 """What a model takes, by its kind of rows."""
+MODEL = "model"
+"""In the query: the model that is meant, where it is not the default one."""
 
 
 def predict_routes(repository: Repository, settings: Settings) -> list[BaseRoute]:
-    """`POST /predict` for the default model, and its description at `GET /openapi.json`."""
+    """`POST /predict`, and its description at `GET /openapi.json`; of one model each."""
     models: WeakKeyDictionary[Dataplane, Any] = WeakKeyDictionary()
 
-    def default() -> tuple[Dataplane, Any]:
-        plane = repository.model(repository.default)
+    def named(request: Request) -> str:
+        return request.query_params.get(MODEL, repository.default)
+
+    def model_of(plane: Dataplane) -> Any:
         if plane not in models:
             models[plane] = request_model(plane.manifest, settings.max_rows)
-        return plane, models[plane]
+        return models[plane]
 
     async def predict(request: Request) -> Any:
-        with repository.model(repository.default).counted():
+        name = named(request)
+        with repository.model(name).counted():
             body = await read_body(request, settings.max_body_bytes)
-        plane, model = default()  # it may have been loaded again meanwhile
-        with plane.counted():
-            rows, chosen = await _parsed(request, body, model, plane)
-        options = options_of(chosen)
-        if chosen.stream:
-            return await _stream(request, plane, rows, options)
-        prediction = await while_connected(request.receive, plane.predict(rows, options))
+        with repository.using(name) as plane:  # it may be another one meanwhile
+            with plane.counted():
+                rows, chosen = await _parsed(request, body, model_of(plane), plane)
+            options = options_of(chosen)
+            if chosen.stream:
+                return await _stream(request, plane, rows, options)
+            prediction = await while_connected(request.receive, plane.predict(rows, options))
         content = to_json(response_body(prediction, plane.manifest))
         return Response(content, media_type=JSON)
 
-    async def openapi(_: Request) -> Response:
-        plane, model = default()
-        return JSONResponse(describe(plane.manifest, model, settings))
+    async def openapi(request: Request) -> Response:
+        plane = repository.model(named(request))
+        other = plane.name != repository.default
+        return JSONResponse(describe(plane.manifest, model_of(plane), settings, other))
 
     return [
         Route("/predict", predict, methods=["POST"]),
@@ -92,7 +98,8 @@ async def _parsed(
         files, texts = await read_form(request.headers, body, plane.max_rows)
         return files, from_texts(texts)
     if kind == "image" and media.startswith("image/"):
-        return [body], from_texts(dict(request.query_params))
+        texts = {name: text for name, text in request.query_params.items() if name != MODEL}
+        return [body], from_texts(texts)
     raise InvalidInput(
         f"content-type: found {media[:60]!r}, expected {JSON} (with curl: -H 'content-type: "
         f"{JSON}'); this model takes {SENDS[kind]}"
@@ -118,7 +125,7 @@ async def _lines(
             async for part in parts:
                 yield _row_lines(part, manifest)
         except Exception as error:
-            yield to_json({"error": message_of(error)}) + b"\n"
+            yield to_json(error_body(message_of(error))) + b"\n"
 
 
 def _row_lines(part: Prediction, manifest: Manifest) -> bytes:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from models.errors import NotFound, OfframpError, Unavailable
 from service.dataplane import Dataplane
+from service.in_flight import InFlight
+from service.lanes import STOPPING
+from service.model_metrics import ModelMetrics
 from service.tensors import brief
 
 logger = logging.getLogger("bentoml.offramp")
@@ -17,27 +21,42 @@ logger = logging.getLogger("bentoml.offramp")
 OnBroken = Callable[[str], None]
 OpenModel = Callable[[OnBroken], Dataplane]
 """Reads and verifies a bundle, and gives the dataplane over it, cold."""
+By = Literal["call", "signal", "watch"]
+"""Who has a model loaded: a client, an operator, or the watch over its bundle."""
 
 
 @dataclass(frozen=True)
 class ModelState:
-    """One model of the index; `reason` is empty where it is ready."""
+    """One model of the index.
+
+    reason : why it is not ready; empty where it is
+    note : what operators should know although it is ready; mostly empty
+    """
 
     name: str
     version: str
     state: Literal["READY", "LOADING", "UNAVAILABLE"]
     reason: str
+    note: str = ""
+
+    @property
+    def told(self) -> str:
+        """What there is to say of it."""
+        return self.reason or self.note
 
 
 @dataclass
 class _Model:
-    plane: Dataplane | None
     open: OpenModel
+    plane: Dataplane | None = None
+    metrics: ModelMetrics = field(init=False)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Repository:
     """Models that were there when the server started; each can be unloaded and loaded again.
+
+    in_flight : the requests that the doors over these models answer
 
     Parameters
     ----------
@@ -46,14 +65,20 @@ class Repository:
     """
 
     def __init__(self, openers: list[OpenModel], give_up: OnBroken = lambda reason: None) -> None:
+        self.in_flight = InFlight()
         self._give_up = give_up
         self._models: dict[str, _Model] = {}
         self._changes: set[asyncio.Task[None]] = set()
-        self._closed = False
         for open_model in openers:
-            model = _Model(None, open_model)
+            model = _Model(open_model)
             model.plane = self._open(model)
+            model.metrics = model.plane.metrics
             self._models[model.plane.name] = model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the models, in the order of their openers."""
+        return tuple(self._models)
 
     @property
     def default(self) -> str:
@@ -63,10 +88,12 @@ class Repository:
     @property
     def reason(self) -> str:
         """Why some model cannot answer; empty when all can."""
+        if self.in_flight.stopping:
+            return STOPPING
         return next((state.reason for state in self.index() if state.reason), "")
 
     def model(self, name: str, version: str = "") -> Dataplane:
-        """The dataplane of a loaded model, ready or not.
+        """The dataplane of a loaded model, ready or not; `using` gives one to answer with.
 
         Raises
         ------
@@ -85,26 +112,44 @@ class Repository:
             )
         return plane
 
+    @contextmanager
+    def using(self, name: str, version: str = "") -> Iterator[Dataplane]:
+        """The same, kept open in here although another one may take its place.
+
+        It raises what `model` raises.
+        """
+        plane = self.model(name, version)
+        with plane.entering():
+            yield plane
+
+    def reason_of(self, plane: Dataplane) -> str:
+        """Why a loaded model cannot answer; empty when it can."""
+        return STOPPING if self.in_flight.stopping else plane.reason
+
     def index(self) -> list[ModelState]:
         """What there is, and in which state."""
-        return [_state(name, model) for name, model in self._models.items()]
+        return [self._state(name, model) for name, model in self._models.items()]
 
     async def start(self) -> None:
         """Warm all models up; see `reason` for what went wrong."""
         for model in self._models.values():
             async with model.changing:
-                if model.plane:
+                if model.plane and not self.in_flight.stopping:
                     await model.plane.warm_up()
+
+    def stop(self) -> None:
+        """Be ready for no request any more, and load nothing."""
+        self.in_flight.stop()
 
     async def close(self) -> None:
         """Finish the admitted requests of all models; nothing is loaded any more."""
-        self._closed = True
+        self.stop()
         for model in self._models.values():
             async with model.changing:
                 if model.plane:
-                    await asyncio.to_thread(model.plane.close)
+                    await model.plane.drain()
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, by: By = "call") -> None:
         """Read the model's bundle again and serve it; the one before serves until it is warm.
 
         Raises
@@ -114,7 +159,7 @@ class Repository:
         Unavailable
             When the bundle is no good; what was served before still is.
         """
-        await self._to_its_end(self._load(name, self._find(name)))
+        await self._to_its_end(self._load(name, self._find(name), by))
 
     async def unload(self, name: str) -> None:
         """Answer what was admitted, then give the model's memory back.
@@ -133,13 +178,23 @@ class Repository:
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    async def _load(self, name: str, model: _Model) -> None:
+    async def _load(self, name: str, model: _Model, by: By) -> None:
         async with model.changing:
-            fresh = await self._opened(name, model)
+            if self.in_flight.stopping:
+                raise Unavailable(STOPPING)
+            logger.info("event=reload model=%s by=%s", name, by)
+            try:
+                fresh = await self._opened(name, model)
+            except Unavailable:
+                model.metrics.families.loads.labels(name, "refused").inc()
+                raise
+            model.metrics.families.loads.labels(name, "ok").inc()
             old, model.plane = model.plane, fresh
             if old:
+                fresh.take_over(old)
+            logger.info("event=loaded model=%s version=%s", name, fresh.version)
+            if old:
                 await old.drain()
-        logger.info("event=loaded model=%s version=%s", name, fresh.version)
 
     async def _unload(self, name: str, model: _Model) -> None:
         async with model.changing:
@@ -163,8 +218,6 @@ class Repository:
         return plane
 
     async def _opened(self, name: str, model: _Model) -> Dataplane:
-        if self._closed:
-            raise Unavailable("the service is stopping: send the request to another instance")
         try:
             fresh = await asyncio.to_thread(self._open, model)
             if fresh.name != name:
@@ -173,9 +226,11 @@ class Repository:
             if not fresh.ready:
                 await asyncio.to_thread(fresh.close)
                 raise Unavailable(fresh.reason)
-        except OfframpError as error:
+        except Exception as error:
+            known = isinstance(error, OfframpError)
             # it may name paths of this machine: for the log, not for the client
-            logger.error("event=load_failed model=%s reason=%r", name, str(error))
+            told = "event=load_failed model=%s reason=%r"
+            logger.error(told, name, str(error), exc_info=not known)
             still = "the one before is served" if model.plane else "none is served"
             raise Unavailable(
                 f"model {name!r} was not loaded, {still}: see the service's log for what is wrong "
@@ -183,14 +238,12 @@ class Repository:
             ) from error
         return fresh
 
-
-def _state(name: str, model: _Model) -> ModelState:
-    if model.plane is None:
-        return ModelState(name, "", "UNAVAILABLE", f"model {name!r} is unloaded")
-    plane = model.plane
-    state: Literal["READY", "LOADING", "UNAVAILABLE"] = "UNAVAILABLE"
-    if plane.ready:
-        state = "READY"
-    elif plane.warming_up:
-        state = "LOADING"
-    return ModelState(name, plane.version, state, plane.reason)
+    def _state(self, name: str, model: _Model) -> ModelState:
+        plane = model.plane
+        if plane is None:
+            return ModelState(name, "", "UNAVAILABLE", f"model {name!r} is unloaded")
+        reason = self.reason_of(plane)
+        state: Literal["READY", "LOADING", "UNAVAILABLE"] = "UNAVAILABLE" if reason else "READY"
+        if plane.warming_up and not self.in_flight.stopping:
+            state = "LOADING"
+        return ModelState(name, plane.version, state, reason, plane.monitor.note)

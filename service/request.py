@@ -10,6 +10,7 @@ import numpy as np
 
 from models.encoding import Group
 from models.runtime import Answers
+from service.trace import Trace
 
 
 class Priority(IntEnum):
@@ -40,6 +41,8 @@ class Job:
         the exit is off, -infinite where every row leaves
     deadline : milliseconds on the engine's clock; infinite without one
     all_exits : keep the answers of every exit that is passed
+    trace : written when it is there
+    tags : the end of a line of the log, which says whose the rows are
     """
 
     groups: Sequence[Group]
@@ -47,6 +50,8 @@ class Job:
     priority: Priority = Priority.INTERACTIVE
     deadline: float = float("inf")
     all_exits: bool = False
+    trace: Trace | None = None
+    tags: str = ""
 
     @property
     def rows(self) -> int:

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 import grpc
 
 from models.errors import Overloaded
+from service.call import current_call
+from service.request_ids import HEADER
 from service.statuses import message_of, status_of
 
 Call = Callable[[Any, Any, Any], Awaitable[Any]]
@@ -18,11 +20,13 @@ Call = Callable[[Any, Any, Any], Awaitable[Any]]
 
 async def abort(context: Any, error: Exception) -> NoReturn:
     """End the call with the error's status; where trying again may help, it says when."""
-    trailing: tuple[tuple[str, str], ...] = ()
+    trailing, call = [], current_call()
     if isinstance(error, Overloaded):
-        trailing = (("retry-after", str(max(1, math.ceil(error.retry_after)))),)
+        trailing.append(("retry-after", str(max(1, math.ceil(error.retry_after)))))
+    if call:  # what was set before is replaced
+        trailing.append((HEADER, call.id))
     code = grpc.StatusCode[status_of(error).grpc]
-    await context.abort(code, message_of(error), trailing)
+    await context.abort(code, message_of(error), tuple(trailing))
     raise AssertionError("abort raises")
 
 

@@ -100,12 +100,16 @@ class Scheduler:
             entered.append(ids)
         return entered
 
-    def pick(self, now: float, idle: int = 1) -> Batch | None:
+    def pick(self, now: float, idle: int = 1, shadows: bool = True) -> Batch | None:
         """The next batch for a free lane; None when no row waits. It may hold late rows only.
 
         idle : lanes that are free, this one included
+        shadows : whether shadow rows may run
         """
-        line = self._rule.choose(self._lines.busy.values(), now)
+        lines: Collection[Line] = self._lines.busy.values()
+        if not shadows:
+            lines = [line for line in lines if line.priority != Priority.SHADOW]
+        line = self._rule.choose(lines, now)
         if line is None:
             return None
         count = line.full_batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from models.errors import (
@@ -19,8 +18,10 @@ from models.errors import (
     Unavailable,
     Unsupported,
 )
+from service.call import current_call, note_error
+from service.log_lines import named_logger
 
-logger = logging.getLogger("bentoml.offramp.doors")
+logger = named_logger("bentoml.offramp.doors")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,14 @@ def status_of(error: Exception) -> Status:
 
 def message_of(error: Exception) -> str:
     """What the client is told; an internal error goes to the log, with its traceback."""
+    note_error(error)
     if isinstance(error, OfframpError) and error.reason in STATUSES:
         return str(error)
-    logger.error("event=internal_error error=%r", error, exc_info=error)
+    logger.error("event=internal_error error=%r", repr(error), exc_info=error)
     return "internal error: see the service's log"
+
+
+def error_body(message: str) -> dict[str, str]:
+    """An error as JSON, with the id by which the log knows the request."""
+    call = current_call()
+    return {"error": message, "request_id": call.id} if call else {"error": message}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from models.bundle import MODEL, Bundle, read_bundle
+from models.bundle import MANIFEST, MODEL, Bundle, read_bundle
 from models.encoding import blank_rows
-from models.errors import BundleError, GraphError
+from models.errors import BundleError, GraphError, SettingsError
 from models.runtime import StageRuntime
+
+Files = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, bytes and time of the last change of every file, by name."""
 
 
 def load_bundle(name: str) -> Bundle:
@@ -22,8 +28,59 @@ def load_bundle(name: str) -> Bundle:
     BundleError
         When neither is there, or the bundle fails its checks.
     """
+    return read_bundle(_directory(name))
+
+
+def files_of(name: str) -> Files:
+    """What tells whether a bundle, or a link or tag that leads to it, may have changed."""
+    try:
+        with os.scandir(_directory(name)) as entries:
+            looks = [(entry.name, entry.stat()) for entry in entries]
+    except (BundleError, OSError):  # it is being replaced
+        return ()
+    return tuple(sorted((n, look.st_ino, look.st_size, look.st_ctime_ns) for n, look in looks))
+
+
+def digest_of(name: str) -> str:
+    """What a bundle's manifest says that its digest is; empty where that cannot be read."""
+    try:
+        return str(json.loads((_directory(name) / MANIFEST).read_bytes())["digest"])
+    except (BundleError, OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def check_bundles(names: Sequence[str]) -> None:
+    """Read, verify and try all bundles of one server.
+
+    Raises
+    ------
+    SettingsError
+        When a name is empty, or two bundles are of one model.
+    BundleError
+        See `load_bundle` and `check_model`.
+    """
+    if not all(names):
+        raise SettingsError(
+            f"OFFRAMP_BUNDLE is {','.join(names)!r}: found an empty name, expected bundles with "
+            "one comma between them"
+        )
+    models: dict[str, str] = {}
+    for name in names:
+        bundle = load_bundle(name)
+        model = bundle.manifest.name
+        if model in models:
+            raise SettingsError(
+                f"OFFRAMP_BUNDLE names two bundles of the model {model!r}: found {models[model]!r} "
+                f"and {name!r}, expected one of each model; calibrate one of them with another "
+                "--name, or serve it by another server"
+            )
+        check_model(bundle)
+        models[model] = name
+
+
+def _directory(name: str) -> Path:
     directory = Path(name)
-    return read_bundle(directory if directory.is_dir() else _stored(name))
+    return directory if directory.is_dir() else _stored(name)
 
 
 def _stored(tag: str) -> Path:

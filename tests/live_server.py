@@ -33,7 +33,7 @@ class LiveServer:
 @contextmanager
 def live_server(bundle: Bundle, **changed: Any) -> Iterator[LiveServer]:
     """Serve a bundle until the block ends; `changed` are settings."""
-    chosen = {"lanes": 1, "threads": 1, "grpc_port": 0, **changed}
+    chosen = {"lanes": 1, "threads": 1, "grpc_port": 0, "shadow_share": 0.0, **changed}
     settings = Settings(bundle=str(bundle.path), **chosen)
     running = _Running(bundle, settings)
     thread = threading.Thread(target=asyncio.run, args=(running.serve(),))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
-from calibration.losses import pairwise_loss, sample_f1, set_loss
+from calibration.losses import pairwise_loss
 from models.manifest import GuaranteeKind
+from models.set_losses import sample_f1, set_loss
 
 LOSSES = get_args(GuaranteeKind)
 OF_A_ROW = [loss for loss in LOSSES if loss != "micro-f1"]

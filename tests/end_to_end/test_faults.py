@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,55 +14,16 @@ import pytest
 
 from models.bundle import Bundle
 from service.ending import LANE_DIED
-from tests.conftest import ROOT
-from tests.end_to_end.server import Server, free_port, running
+from tests.end_to_end.faulty import HELD, LOST, body, faulty_server, wait_for_metric
+from tests.end_to_end.server import Server
 
 pytestmark = pytest.mark.slow
-
-BENTOML = Path(sys.executable).parent / "bentoml"
-HELD, LOST = "held", "lost"
-"""Files beside the faulty service: a stage behind the first waits, the device is lost."""
-
-FAULTY_SERVICE = f'''
-import time
-from pathlib import Path
-
-from models.runtime import StageRuntime
-from service.app import Offramp
-
-HERE, real_run = Path(__file__).parent, StageRuntime.run
-
-
-def run(self, stage, carry):
-    while stage > 1 and (HERE / "{HELD}").exists():
-        time.sleep(0.01)
-    if (HERE / "{LOST}").exists():
-        raise RuntimeError("the device is lost")
-    return real_run(self, stage, carry)
-
-
-StageRuntime.run = run
-'''
 
 
 @pytest.fixture
 def server(tmp_path: Path, bundle: Bundle) -> Iterator[Server]:
-    (tmp_path / "faulty.py").write_text(FAULTY_SERVICE)
-    port = free_port()
-    command = [BENTOML, "serve", "faulty:Offramp", "--host", "127.0.0.1", "--port", port]
-    settings = {"PYTHONPATH": str(ROOT), "OFFRAMP_BUNDLE": str(bundle.path), "OFFRAMP_LANES": "1"}
-    with running(command, port, tmp_path, tmp_path / "log", **settings) as server:
+    with faulty_server(tmp_path, bundle) as server:
         yield server
-
-
-def body(rows: np.ndarray, **fields: object) -> str:
-    return json.dumps({"rows": rows.tolist(), **fields})
-
-
-def wait_for_metric(server: Server, line: str) -> None:
-    until = time.monotonic() + 20
-    while line not in httpx.get(f"{server.url}/metrics").text.splitlines():
-        assert time.monotonic() < until, httpx.get(f"{server.url}/metrics").text
 
 
 def test_a_lane_that_dies_ends_the_server_with_a_status_of_its_own(
@@ -100,8 +59,8 @@ def test_a_client_that_hangs_up_takes_its_rows_along(
     (tmp_path / HELD).touch()
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/predict", content=body(rows[:4], policy="full"), timeout=1)
-    wait_for_metric(server, 'offramp_requests_total{model="digits",outcome="cancelled"} 1.0')
-    wait_for_metric(server, 'offramp_rows_total{model="digits",outcome="cancelled"} 4.0')
+    wait_for_metric(server, "requests_total", 1.0, outcome="cancelled")
+    wait_for_metric(server, "rows_total", 4.0, outcome="cancelled")
     (tmp_path / HELD).unlink()
     assert httpx.post(f"{server.url}/predict", content=body(rows[:4])).status_code == 200
 
@@ -127,6 +86,6 @@ def test_a_client_that_hangs_up_on_a_stream_takes_the_other_rows_along(
     content = body(rows[:16], stream=True)
     with httpx.stream("POST", f"{server.url}/predict", content=content) as response:
         next(response.iter_lines())
-    wait_for_metric(server, 'offramp_requests_total{model="digits",outcome="cancelled"} 1.0')
+    wait_for_metric(server, "requests_total", 1.0, outcome="cancelled")
     (tmp_path / HELD).unlink()
     assert httpx.post(f"{server.url}/predict", content=body(rows[:4])).status_code == 200

@@ -8,20 +8,21 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import pytest
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
 from models.runtime import StageRuntime
+from service.calls import Calls
 from service.dataplane import Dataplane
 from service.http import create_app
+from service.http_calls import HttpCalls
 from service.locks import Locks
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.repository import Repository
 from service.settings import Settings
 
-LIMITS = {"max_rows": 64, "max_body_bytes": 2**20}
+LIMITS = {"max_rows": 64, "max_body_bytes": 2**20, "shadow_share": 0.0}
 SERVERS: WeakKeyDictionary[Dataplane, Metrics] = WeakKeyDictionary()
 """The metrics of the server around a dataplane."""
 
@@ -44,12 +45,12 @@ def cold_dataplane(
     return plane
 
 
-def app_over(plane: Dataplane, **changed: Any) -> Starlette:
+def app_over(plane: Dataplane, calls: Calls | None = None, **changed: Any) -> HttpCalls:
     """The HTTP application over one dataplane, with the limits of `cold_dataplane`."""
     chosen = {**LIMITS, "max_rows": plane.max_rows, **changed}
     repository = Repository([lambda on_broken: plane])
     settings = Settings(**chosen)
-    return create_app(repository, SERVERS[plane], settings, Locks(settings))
+    return create_app(repository, SERVERS[plane], settings, Locks(settings), calls)
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import numpy as np
 
 from models.runtime import Carry, join_pieces
 from service.costs import CostModel, Shape
+from service.line import SHADOW_PARTS
 from service.request import Priority
 from service.row_table import NOWHERE
 from service.rule import URGENT
@@ -254,7 +255,9 @@ class FakeLanes:
 
     def _taken(self, batch: Batch, rows: int, lines: int) -> int:
         """How many rows of a line the lane looks at: a full batch, or its share."""
-        assert batch.full == self._costs.full_batch(batch.shape)
+        full = self._costs.full_batch(batch.shape)
+        shadows = batch.priority == Priority.SHADOW
+        assert batch.full == (max(1, full // SHADOW_PARTS) if shadows else full)
         if self._idle == 1 or lines > 1:
             return min(batch.full, rows)
         worthwhile = self._costs.worthwhile_batch(batch.shape)

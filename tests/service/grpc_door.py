@@ -14,6 +14,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from service.calls import Calls
 from service.dataplane import Dataplane
 from service.grpc_server import GrpcServer
 from service.locks import Locks
@@ -44,14 +45,17 @@ class GrpcDoor:
 
 @contextmanager
 def grpc_door(
-    repository: Repository, locks: Locks | None = None, **changed: Any
+    repository: Repository,
+    locks: Locks | None = None,
+    calls: Calls | None = None,
+    **changed: Any,
 ) -> Iterator[GrpcDoor]:
     """Serve on a free port of loopback."""
     settings = Settings(**{"grpc_port": 0, **LIMITS, **changed})
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    door = GrpcDoor(GrpcServer(repository, settings, locks), loop)
+    door = GrpcDoor(GrpcServer(repository, settings, locks, calls), loop)
     try:
         door.address = f"127.0.0.1:{door.run(door.server.start())}"
         yield door

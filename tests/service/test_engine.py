@@ -254,6 +254,7 @@ async def test_a_deadline_that_the_queue_would_miss_is_refused(bench: Bench) -> 
     assert refusal.value.cause == "deadline"
     with pytest.raises(DeadlineExceeded, match=r"the first exit alone takes 100\.0 ms"):
         await engine.run(job(bench.rows[:1], deadline=engine.clock() + 50))
+    assert bench.counted("refused_rows_total", cause="deadline") == 2
     bench.wrapped.release.set()
     await asyncio.gather(running, waiting)
 
@@ -281,6 +282,8 @@ async def test_a_deadline_before_any_answer_fails_the_request(bench: Bench) -> N
     bench.wrapped.hold()
     with pytest.raises(DeadlineExceeded, match="before the first exit"):
         await engine.run(job(bench.rows[:2], deadline=engine.clock() + 100))
+    assert bench.counted("failed_rows_total", reason="deadline") == 2
+    assert bench.counted("rows_total", outcome="failed") == 2
     bench.wrapped.release.set()
     assert len((await engine.run(job(bench.rows[:2]))).exits) == 2
 

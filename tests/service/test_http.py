@@ -27,7 +27,7 @@ def predict(client: TestClient, rows: Any, **fields: Any) -> dict[str, Any]:
 def refused(client: TestClient, content: bytes | str, status: int = 400) -> str:
     response = client.post("/predict", content=content)
     assert response.status_code == status, response.text
-    assert list(response.json()) == ["error"]
+    assert list(response.json()) == ["error", "request_id"]
     return response.json()["error"]
 
 
@@ -181,7 +181,7 @@ def test_a_body_without_length_is_refused_when_it_grows_over_the_limit(
 
 
 def test_unknown_paths_and_methods_answer_in_json(client: TestClient) -> None:
-    assert client.get("/nowhere").json() == {"error": "Not Found"}
+    assert client.get("/nowhere").json()["error"] == "Not Found"
     assert client.get("/predict").status_code == 405
 
 
@@ -384,7 +384,7 @@ def test_an_error_ends_a_stream_with_a_line_of_its_own(
 
     monkeypatch.setattr(StageRuntime, "run", run)
     *answered, last = streamed(client, rows[:40])
-    assert list(last) == ["error"]
+    assert list(last) == ["error", "request_id"]
     assert "row" in last["error"]
     assert "internal" not in last["error"]
     assert answered
@@ -424,6 +424,7 @@ class Caller:
 
     async def call(self, plane: Dataplane) -> None:
         scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        scope["query_string"] = b""
         await app_over(plane)(scope, self.receive, self.send)
 
 

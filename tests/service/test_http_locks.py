@@ -25,6 +25,7 @@ from service.http_locks import (
     HEALTH,
     METRICS,
     PAGE,
+    RESET,
     LockedApp,
     ParallelCap,
     access_of,
@@ -38,7 +39,9 @@ CLIENT = "key-of-a-client-1"
 ADMIN = "key-of-an-operator"
 LOAD = "/v2/repository/models/{name}/load"
 UNLOAD = "/v2/repository/models/{name}/unload"
-CHANGES = [re.compile(Route(path, lambda _: None).path_regex.pattern) for path in (LOAD, UNLOAD)]
+CHANGES = [
+    re.compile(Route(path, lambda _: None).path_regex.pattern) for path in (LOAD, UNLOAD, RESET)
+]
 ROOTS = st.sampled_from(["", "/", "//", "/x", "/v2", "/v2/repository", "/livez", "/ui", "/metrics"])
 
 
@@ -88,8 +91,8 @@ def keyed(folder: Path) -> Locks:
 
 
 def served_routes() -> list[Any]:
-    app = create_app(Repository([]), Metrics(), Settings(), Locks(Settings()))
-    return app.routes
+    door = create_app(Repository([]), Metrics(), Settings(), Locks(Settings()))
+    return door.app.routes
 
 
 def test_every_route_has_its_lock() -> None:
@@ -98,8 +101,8 @@ def test_every_route_has_its_lock() -> None:
         for route in served_routes()
     }
     asked = {access: {p for p, a in accesses.items() if a is access} for access in Access}
-    changes = {path for path in accesses if path.endswith(("/load", "/unload"))}
-    assert len(changes) == 2
+    changes = {path for path in accesses if path.endswith(("/load", "/unload", "/reset"))}
+    assert len(changes) == 3
     assert asked[Access.ADMIN] == changes
     assert asked[Access.METRICS] == {METRICS}
     assert asked[Access.OPEN] == {"/v2/health/live", "/v2/health/ready", "/ui"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from models.runtime import join_pieces
 from service.costs import CostModel
 from service.line import MOST_LINES, PATIENCE, Block, Line, Lines
+from service.request import Priority
 from tests.service.fake_lanes import EIGHT, flat_costs
 
 
@@ -102,6 +103,13 @@ def test_blocks_are_served_in_turn_and_their_rows_in_order(steps: list[tuple[str
         assert line.rows == len(live)
         assert line.is_full == (len(live) >= 4)
         assert line.since == next(iter(live), np.inf)
+
+
+def test_a_full_batch_of_shadow_rows_is_small() -> None:
+    costs = CostModel((1, 4, 8), [[1.0, 1.0, 1.0]], 8)
+    assert Line(1, Priority.SHADOW, 1, (), costs).full_batch == 2
+    tiny = CostModel((1, 2), [[1.0, 1.0]], 2)
+    assert Line(1, Priority.SHADOW, 1, (), tiny).full_batch == 1
 
 
 def test_a_line_knows_its_full_batch_and_what_its_rows_still_need() -> None:

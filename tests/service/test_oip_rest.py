@@ -63,7 +63,7 @@ def infer(client: TestClient, path: str, tensor: Tensor, **fields: Any) -> dict[
 
 def refused(response: Any, status: int = 400) -> str:
     assert response.status_code == status, response.text
-    assert list(response.json()) == ["error"]
+    assert list(response.json()) == ["error", "request_id"]
     assert len(response.json()["error"]) < 400
     return response.json()["error"]
 
@@ -539,7 +539,7 @@ def test_nothing_a_client_sends_is_an_internal_error(
     content = gzip.compress(body) if packed else body
     refusal = client.post(f"{path}/infer", content=content, headers=headers)
     assert 400 <= refusal.status_code < 500, refusal.text
-    assert list(refusal.json()) == ["error"]
+    assert list(refusal.json()) == ["error", "request_id"]
     assert len(infer(client, path, numbers(rows[:1], input_name))["exit"]) == 1
 
 

@@ -86,7 +86,7 @@ def test_scripts_make_no_markup_and_name_no_other_host() -> None:
 def test_nothing_else_is_given(client: TestClient, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404
-    assert list(response.json()) == ["error"]
+    assert list(response.json()) == ["error", "request_id"]
 
 
 def test_a_file_that_has_not_changed_is_not_sent_again(client: TestClient) -> None:

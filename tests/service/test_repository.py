@@ -267,7 +267,8 @@ async def test_loading_again_and_again_fails_no_request(repository: Repository) 
     async def ask() -> None:
         nonlocal answered
         while not done:
-            await asyncio.create_task(repository.model(NAME).predict(ROWS))
+            with repository.using(NAME) as plane:
+                await asyncio.create_task(plane.predict(ROWS))
             answered += 1
 
     askers = [asyncio.create_task(ask()) for _ in range(8)]
@@ -276,6 +277,28 @@ async def test_loading_again_and_again_fails_no_request(repository: Repository) 
     done = True
     await asyncio.gather(*askers)
     assert answered > 8
+
+
+@pytest.mark.parametrize("change", ["load", "unload"])
+async def test_who_uses_a_model_is_answered_by_it_although_another_is_there(
+    repository: Repository, change: str
+) -> None:
+    with repository.using(NAME) as old:
+        changing = asyncio.create_task(getattr(repository, change)(NAME))
+        while old in planes(repository):  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert (await probabilities(old)).shape == (2, 4)
+        assert not changing.done()
+    await changing
+    with pytest.raises(Unavailable):
+        await old.predict(ROWS)
+
+
+def planes(repository: Repository) -> list[Dataplane]:
+    """What is served now."""
+    return [repository.model(model.name) for model in repository.index() if model.version]
 
 
 async def test_changes_of_one_model_wait_for_each_other(
@@ -309,6 +332,30 @@ async def test_a_load_goes_on_when_its_client_leaves(
     await repository.load(NAME)  # after the one that was left alone
     assert repository.model(NAME) is not old
     assert lanes() == 1
+
+
+async def test_who_stops_is_ready_for_nothing_and_loads_nothing(repository: Repository) -> None:
+    plane = repository.model(NAME)
+    repository.stop()
+    for reason in (repository.reason, repository.reason_of(plane), repository.index()[0].reason):
+        assert "is stopping" in reason
+    assert repository.index()[0].state == "UNAVAILABLE"
+    with pytest.raises(Unavailable, match="is stopping"):
+        await repository.load(NAME)
+    assert (await probabilities(plane)).shape == (2, 4)  # for what was accepted before
+
+
+async def test_an_error_that_nobody_foresaw_is_a_refusal_too(
+    repository: Repository, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise MemoryError("no room")
+
+    shelf.before_open = fail
+    with pytest.raises(Unavailable, match="the one before is served"):
+        await repository.load(NAME)
+    assert "Traceback" in caplog.text
+    assert "no room" in caplog.text
 
 
 async def test_a_repository_that_is_closed_loads_nothing_more(

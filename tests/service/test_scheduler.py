@@ -362,3 +362,20 @@ def test_under_saturation_almost_all_batches_are_full(
         ideal = sum(len(run.rows) for run in runs) / full
         assert len(partial) <= 0.03 * len(runs)
         assert sum(run.milliseconds for run in runs) <= 1.03 * ideal
+
+
+def test_shadow_rows_wait_where_they_may_not_run() -> None:
+    scheduler = Scheduler(CostModel((1, 8), [[1.0, 2.0]], 8, EIGHT), capacity=64)
+
+    def enter(rows: int, priority: Priority) -> None:
+        scheduler.enter([(EIGHT, rows, None)], priority, np.inf, now=0.0)
+
+    enter(3, Priority.SHADOW)
+    assert scheduler.pick(1.0, shadows=False) is None
+    enter(1, Priority.BATCH)
+    batch = scheduler.pick(2.0, shadows=False)
+    assert batch is not None
+    assert batch.priority == Priority.BATCH
+    batch = scheduler.pick(3.0)
+    assert batch is not None
+    assert (batch.priority, len(batch.ids)) == (Priority.SHADOW, 2)

@@ -16,7 +16,6 @@ from tritonclient.utils import InferenceServerException
 from models.bundle import Bundle
 from models.manifest import Manifest
 from models.runtime import StageRuntime
-from service.dataplane import VERSION_DIGITS
 from tests.live_server import live_server
 from tests.small_bundles import small_bundle
 
@@ -38,7 +37,7 @@ class Served:
 
     @property
     def version(self) -> str:
-        return self.manifest.digest[:VERSION_DIGITS]
+        return self.manifest.version
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,129 @@
+"""The monitor's state: a disk that is full while it serves, and a file that is damaged."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from checked_rows import JSON, CheckedRows, at_full_depth
+from faults_site import Finding, Plan, Site, Skipped
+from reliability_server import ServiceProcess, running_service
+
+from models.bundle import Bundle
+
+STATE = "state"
+"""In a fault's folder: the monitor's directory."""
+DISK_KIB = 64
+SEEN_SECONDS = 30.0
+UNWRITTEN, ERRORS = "monitor_state_not_written", "offramp_monitor_state_errors_total"
+RESETS = 3
+"""Each writes the state."""
+DAMAGED = b'{"schema": 1, "model": "dig'
+
+
+def on_a_tiny_disk(folder: Path) -> list[str]:
+    """What comes before a server's command, so that its monitor writes to a file system of its own.
+
+    It is seen by that server alone, and goes away with it.
+
+    Raises
+    ------
+    Skipped
+        When nothing can be mounted here.
+    """
+    (folder / STATE).mkdir()
+    unshare = ["unshare", "--mount", "--map-root-user"]
+    mount = f'mount -t tmpfs -o size={DISK_KIB}k tmpfs "{folder / STATE}"'
+    script = [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    if not shutil.which("unshare") or subprocess.run([*script, "true"], check=False).returncode:
+        raise Skipped("needs a system where `unshare --mount` may mount a tmpfs")
+    return script
+
+
+def full_disk(place: Site) -> Finding:
+    """The disk of the monitor's state is full for a while."""
+    finding, server = Finding(), place.server
+    disk = Path(f"/proc/{server.process.pid}/root{place.folder / STATE}")
+    before, told = server.metric(ERRORS), len(server.events(UNWRITTEN))
+    finding.expect(_states(disk) or _written_after_reset(place, disk), "there was never a state")
+    with (disk / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError as error:
+            finding.expect("No space left" in str(error), f"the disk cannot be filled: {error}")
+    for number in range(1, RESETS + 1):
+        _reset(server)
+        counted = _in_time(lambda n=number: server.metric(ERRORS) - before >= n)  # type: ignore[misc]
+        finding.expect(counted, f"only {server.metric(ERRORS) - before:.0f} errors are counted")
+    lines = len(server.events(UNWRITTEN)) - told
+    finding.expect(lines == 1, f"{lines} lines of the log say so, expected 1")
+    (disk / "filler").unlink()
+    finding.expect(_written_after_reset(place, disk), "with room again, no state is written")
+    counted = server.metric(ERRORS) - before
+    finding.expect(counted == RESETS, f"{counted:.0f} errors are counted, expected {RESETS}")
+    finding.figures.append(f"{counted:.0f} errors counted, {lines} line of the log")
+    return finding
+
+
+def damaged_state(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -> Finding:
+    """A server whose monitor finds half a file from before."""
+    finding, full = Finding(), at_full_depth(bundle, rows)
+    (folder / STATE).mkdir()
+    (folder / STATE / f"{bundle.manifest.version}.json").write_bytes(DAMAGED)
+    settings = {
+        "OFFRAMP_BUNDLE": str(bundle.path),
+        "OFFRAMP_MONITOR_STATE": str(folder / STATE),
+        "OFFRAMP_REPOSITORY_CALLS": "true",
+    }
+    with running_service(folder, **settings) as server:
+        (status,) = server.get("/monitor").json()
+        reason = (status["fell_back"] or {}).get("reason", "")
+        finding.expect(status["policy"] == "full", f"it serves {status['policy']}")
+        finding.expect("cannot be read" in reason, f"the reason of the fallback is {reason!r}")
+        finding.expect(server.events("fell_back"), "no line of the log says so")
+        finding.expect(answers(server, full), "answers are not those of full depth")
+        finding.expect(server.metric("offramp_policy_certified") == 0, "the metric says certified")
+        _reset(server)
+        finding.expect(answers(server, rows), "after a reset, answers are not the certified ones")
+    finding.figures.append("full depth is served, with the reason; after a reset the policy")
+    return finding
+
+
+def answers(server: ServiceProcess, rows: CheckedRows, count: int = 32) -> bool:
+    """Whether the server answers rows as they say."""
+    places = list(range(min(count, len(rows))))
+    body = rows.predict_body(places)
+    response = httpx.post(f"{server.url}/predict", content=body, headers=JSON)
+    return response.status_code == httpx.codes.OK and rows.is_prediction(places, response.json())
+
+
+def _reset(server: ServiceProcess) -> None:
+    server.post("/monitor/reset").raise_for_status()
+
+
+def _states(disk: Path) -> list[bytes]:
+    """What state files hold, but for those that are being written."""
+    return [path.read_bytes() for path in disk.glob("[!.]*.json")]
+
+
+def _written_after_reset(place: Site, disk: Path) -> bool:
+    times = {path: path.stat().st_mtime_ns for path in disk.glob("[!.]*.json")}
+    _reset(place.server)
+    return _in_time(
+        lambda: any(path.stat().st_mtime_ns != times.get(path) for path in disk.glob("[!.]*.json"))
+    )
+
+
+def _in_time(holds: Callable[[], bool]) -> bool:
+    """Whether something soon holds."""
+    end = time.monotonic() + SEEN_SECONDS
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
