@@ -50,8 +50,8 @@ class Phase:
 
     @property
     def mishaps(self) -> list[str]:
-        """What failed or was wrong, each kind once."""
-        kinds = {(one.door, one.outcome): one for one in self.asked if one.outcome != OK}
+        """What failed or was wrong, the first of each kind."""
+        kinds = {(one.door, one.outcome): one for one in reversed(self.asked) if one.outcome != OK}
         return [
             f"a bystander's {door} request: {outcome} {one.said[:200]}"
             for (door, outcome), one in kinds.items()

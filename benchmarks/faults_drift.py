@@ -14,14 +14,13 @@ import httpx
 import numpy as np
 import psutil
 from checked_rows import JSON, CheckedRows, at_full_depth
-from faults_alarms import label_sets
+from faults_alarms import label_sets, watched_limit
 from faults_site import Finding, Plan, Skipped
 from faults_state import STATE, answers
 from reliability_server import ServiceProcess, running_service
 from soak_oracle import Oracle, draw_pool
 
 from models.bundle import Bundle
-from models.live_reference import read_reference
 from models.set_losses import set_loss
 
 SHADOW_SHARE = 0.2
@@ -45,7 +44,7 @@ def drift(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -> Findin
     """Clean rows, then drifted ones until the fallback, a kill, a restart, and a reset."""
     drifts = drifted(bundle, plan)
     harmful = sorted((d for d in drifts if d.ratio >= CLEARLY), key=lambda d: -d.ratio)
-    harmless = [d for d in drifts if d.ratio <= 1][: plan.drifts - 1]
+    harmless = [d for d in drifts if d.ratio <= 1][: plan.drifts]
     if not harmful:
         raise Skipped("needs rows over which early answers lose more than promised")
     settings = {
@@ -56,7 +55,7 @@ def drift(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -> Findin
     }
     finding, full = Finding(), at_full_depth(bundle, rows)
     with running_service(folder, **settings) as server:
-        for calm in [drifts[0], *harmless]:
+        for calm in harmless:
             _send(server, calm.rows, plan.drift_rows)
             finding.expect(_policy(server) == "certified", f"it falls back on {calm.name} rows")
             finding.figures.append(
@@ -81,9 +80,7 @@ def drift(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -> Findin
 
 def drifted(bundle: Bundle, plan: Plan) -> list[Drift]:
     """Clean rows first, which lose half of what they may at most, then others."""
-    reference = read_reference(bundle.files)
-    if not reference or len(reference.limits) != 1:
-        raise Skipped("needs a bundle with one promise that the monitor watches")
+    limit = watched_limit(bundle)
     raw, _ = draw_pool([bundle], plan.pool, SEED, calm=True)
     clean = np.asarray(raw)
     shapes = {
@@ -93,7 +90,6 @@ def drifted(bundle: Bundle, plan: Plan) -> list[Drift]:
         "brighter": clean * 1.5,
         "over-exposed": clean * 10,
     }
-    limit = reference.limits[0]
     found = []
     for name, rows in shapes.items():
         early, full = label_sets(Oracle(bundle, np.ascontiguousarray(rows, np.float32)))

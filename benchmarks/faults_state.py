@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ from models.bundle import Bundle
 
 STATE = "state"
 """In a fault's folder: the monitor's directory."""
-DISK_KIB = 64
+DISK_KIB, FILLER = 64, "filler"
 SEEN_SECONDS = 30.0
 UNWRITTEN, ERRORS = "monitor_state_not_written", "offramp_monitor_state_errors_total"
 RESETS = 3
@@ -49,24 +50,20 @@ def full_disk(place: Site) -> Finding:
     finding, server = Finding(), place.server
     disk = Path(f"/proc/{server.process.pid}/root{place.folder / STATE}")
     before, told = server.metric(ERRORS), len(server.events(UNWRITTEN))
-    finding.expect(_states(disk) or _written_after_reset(place, disk), "there was never a state")
-    with (disk / "filler").open("wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(bytes(4096))
-        except OSError as error:
-            finding.expect("No space left" in str(error), f"the disk cannot be filled: {error}")
+    finding.expect(_is_written(place, disk), "with room, no state is written")
+    _fill(disk)
     for number in range(1, RESETS + 1):
         _reset(server)
-        counted = _in_time(lambda n=number: server.metric(ERRORS) - before >= n)  # type: ignore[misc]
-        finding.expect(counted, f"only {server.metric(ERRORS) - before:.0f} errors are counted")
+        goal = before + number
+        counted = _in_time(lambda goal=goal: server.metric(ERRORS) >= goal)
+        finding.expect(counted, f"{server.metric(ERRORS) - before:.0f} errors after {number}")
     lines = len(server.events(UNWRITTEN)) - told
     finding.expect(lines == 1, f"{lines} lines of the log say so, expected 1")
-    (disk / "filler").unlink()
-    finding.expect(_written_after_reset(place, disk), "with room again, no state is written")
-    counted = server.metric(ERRORS) - before
-    finding.expect(counted == RESETS, f"{counted:.0f} errors are counted, expected {RESETS}")
-    finding.figures.append(f"{counted:.0f} errors counted, {lines} line of the log")
+    (disk / FILLER).unlink()
+    finding.expect(_is_written(place, disk), "with room again, no state is written")
+    errors = server.metric(ERRORS) - before
+    finding.expect(errors == RESETS, f"{errors:.0f} errors are counted, expected {RESETS}")
+    finding.figures.append(f"{errors:.0f} errors counted, {lines} line of the log")
     return finding
 
 
@@ -106,17 +103,22 @@ def _reset(server: ServiceProcess) -> None:
     server.post("/monitor/reset").raise_for_status()
 
 
-def _states(disk: Path) -> list[bytes]:
-    """What state files hold, but for those that are being written."""
-    return [path.read_bytes() for path in disk.glob("[!.]*.json")]
+def _fill(disk: Path) -> None:
+    with (disk / FILLER).open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
 
 
-def _written_after_reset(place: Site, disk: Path) -> bool:
-    times = {path: path.stat().st_mtime_ns for path in disk.glob("[!.]*.json")}
+def _is_written(place: Site, disk: Path) -> bool:
+    """Whether a reset is soon in a file."""
+    known = _written(disk)
     _reset(place.server)
-    return _in_time(
-        lambda: any(path.stat().st_mtime_ns != times.get(path) for path in disk.glob("[!.]*.json"))
-    )
+    return _in_time(lambda: _written(disk) != known)
+
+
+def _written(disk: Path) -> dict[Path, int]:
+    """When each state was, but for those that are being written."""
+    return {path: path.stat().st_mtime_ns for path in disk.glob("[!.]*.json")}
 
 
 def _in_time(holds: Callable[[], bool]) -> bool:

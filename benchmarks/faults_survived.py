@@ -14,7 +14,8 @@ from faults_bundle import BUNDLE, copy_bundle, refused_reloads
 from faults_clock import clock_jumps, faked_clock
 from faults_rows import poisoned_rows
 from faults_site import Finding, Plan, Site, Skipped, site
-from faults_sockets import hang_ups, idle_connections, slow_clients
+from faults_slow import slow_clients
+from faults_sockets import hang_ups, idle_connections
 from faults_state import STATE, full_disk, on_a_tiny_disk
 from reliability_server import running_service
 
@@ -46,7 +47,9 @@ SURVIVED = {
     "clock-jump": Survived(
         clock_jumps, "by an hour and by a day, to and fro: no deadline is missed", faked_clock
     ),
-    "slow-clients": Survived(slow_clients, "ended by the server"),
+    "slow-clients": Survived(
+        slow_clients, "slow heads, bodies and handshakes are ended by the server"
+    ),
     "hang-ups": Survived(
         hang_ups, "half-closed and reset sockets: an answer or a clean end, no descriptor is lost"
     ),

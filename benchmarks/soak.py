@@ -41,6 +41,8 @@ TESTS: dict[str, Callable[[Site, Plan], Coroutine[Any, Any, Finding]]] = {
 }
 HEAVY = ("overload",)
 """Tests of a model whose stages, and not the doors, are what gives way."""
+ONE_LANE = {"OFFRAMP_LANES": "1", "OFFRAMP_THREADS": "1"}
+"""Of a heavy model: what is left of the machine is for the doors, and for the clients."""
 BY_NAME = ("overload-doors",)
 """Tests that are run only when they are asked for: what is known not to meet its mark."""
 
@@ -82,12 +84,12 @@ def main(command: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for test in arguments.only or [test for test in TESTS if test not in BY_NAME]:
-            if test in HEAVY:
-                bundle = write_heavy_bundle(folder / "heavy")
-            else:
-                bundle = read_bundle(arguments.bundle)
+            heavy = test in HEAVY
+            bundle = (
+                write_heavy_bundle(folder / "heavy") if heavy else read_bundle(arguments.bundle)
+            )
             again = f"make soak ONLY={test} SOAK_MINUTES={arguments.minutes:g}{other}"
-            site = open_site(bundle, folder, {})
+            site = open_site(bundle, folder, ONE_LANE if heavy else {})
             passed.append(run(test, site, plan, again, arguments.page))
     return 0 if all(passed) else 1
 

@@ -6,35 +6,24 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from models.bundle import EXAMPLES, Bundle
-from models.encoders import open_encoder, refuse_bad
-from models.encoding import Group, RawRows
-from models.errors import Cancelled, InvalidInput, OfframpError, SettingsError, Unavailable
+from models.encoding import RawRows
+from models.errors import OfframpError, SettingsError, Unavailable
 from models.live_reference import read_reference
 from models.manifest import Manifest
+from service.answering import Answering
 from service.call import current_call, note_answers, note_model
 from service.engine import Engine
 from service.metrics import Metrics
 from service.monitor import Monitor
 from service.monitor_state import MonitorState
-from service.options import (
-    DEFAULTS,
-    Options,
-    deadline_of,
-    parse_policy,
-    priority_of,
-    thresholds_of,
-)
-from service.prediction import Prediction, check_answers, leave_by_policy
+from service.options import DEFAULTS, Options, deadline_of, priority_of
+from service.prediction import Prediction
 from service.prepared_rows import PreparedRows
 from service.request import Job, Routed
 from service.settings import Settings
-from service.shadow import Drawn
 from service.statistics import Statistics, timed
 from service.warmup import open_engine
 
@@ -69,10 +58,7 @@ class Dataplane:
         self.max_rows = settings.max_rows
         self.metrics = metrics.of(self.manifest.name)
         self._on_broken = on_broken
-        self._encoder = open_encoder(
-            self.manifest.preprocessing, self.manifest.inputs, bundle.files
-        )
-        self._deployed = thresholds_of(DEFAULTS, self.manifest, range(1, self.manifest.depth + 1))
+        self._answering = Answering(bundle, settings.max_rows)
         state = settings.monitor_state
         self.monitor = Monitor(
             self.manifest,
@@ -187,10 +173,11 @@ class Dataplane:
         Overloaded, DeadlineExceeded, Unavailable
             See `service.engine.Engine.run`.
         """
-        with self.counted(), self.statistics.request(), self._drawn(len(rows), options) as drawn:
+        drawing = self.monitor.draw(len(rows), options)
+        with self.counted(), self.statistics.request(), drawing as drawn:
             engine = self._warm_engine()
             arrival = engine.clock()
-            options = self._in_force(options)
+            options = self.monitor.in_force(options)
             job = await self._job(engine, rows, options, arrival)
             with timed(self.statistics.engine):
                 routed = await engine.run(job)
@@ -207,10 +194,11 @@ class Dataplane:
         Raises what `predict` raises, before the first part or after any. Closing the generator
         cancels the rows that are left.
         """
-        with self.counted(), self.statistics.request(), self._drawn(len(rows), options) as drawn:
+        drawing = self.monitor.draw(len(rows), options)
+        with self.counted(), self.statistics.request(), drawing as drawn:
             engine = self._warm_engine()
             arrival = engine.clock()
-            options = self._in_force(options)
+            options = self.monitor.in_force(options)
             job = await self._job(engine, rows, options, arrival)
             with timed(self.statistics.engine):
                 async with aclosing(engine.stream(job)) as parts:
@@ -219,17 +207,6 @@ class Dataplane:
                         self.monitor.answered(drawn.answered(engine, job, routed))
                         yield prediction
         self.metrics.request("ok")
-
-    def _in_force(self, options: Options) -> Options:
-        """What is served of them: after a fallback, full depth for the certified policy."""
-        if self.monitor.fallback and options.policy == DEFAULTS.policy:
-            return replace(options, policy="full")
-        return options
-
-    def _drawn(self, rows: int, options: Options) -> Drawn:
-        """Rows to be compared with full depth, of those that the deployed policy routes alone."""
-        by_policy = options.policy == DEFAULTS.policy and options.max_exit is None
-        return self.monitor.draw(rows if by_policy and not options.all_exits else 0)
 
     def _expose(self) -> None:
         self.monitor.expose()
@@ -242,45 +219,21 @@ class Dataplane:
     async def _job(
         self, engine: Engine, rows: RawRows | PreparedRows, options: Options, arrival: float
     ) -> Job:
-        thresholds = thresholds_of(options, self.manifest, engine.exits)
-        if options.all_exits:  # the policy is applied to what comes back
-            thresholds = thresholds_of(replace(options, policy="full"), self.manifest, engine.exits)
+        thresholds = self._answering.thresholds(options, engine.exits)
         deadline, priority = deadline_of(options, arrival), priority_of(options)
         call = current_call()
         if call:
             call.rows, call.policy = len(rows), options.policy
         with self.entering(), timed(self.statistics.encoding):
-            groups = await self._encode(rows)
+            groups = await self._answering.groups(rows)
         trace, tags = (call.trace, call.tags) if call else (None, "")
         return Job(groups, thresholds, priority, deadline, options.all_exits, trace, tags)
-
-    async def _encode(self, rows: RawRows | PreparedRows) -> list[Group]:
-        if not 1 <= len(rows) <= self.max_rows:
-            raise InvalidInput(
-                f"rows: found {len(rows)} rows, expected 1 to {self.max_rows}; split the request"
-            )
-        if isinstance(rows, PreparedRows):
-            return rows.groups
-        if isinstance(rows, np.ndarray):
-            return refuse_bad(self._encoder.encode(rows))
-        # decoding images and texts takes its time: the event loop goes on meanwhile
-        return refuse_bad(await asyncio.to_thread(self._encoder.encode, rows))
 
     def _prediction(
         self, engine: Engine, routed: Routed, options: Options, arrival: float
     ) -> Prediction:
-        check_answers(routed, engine.exits)
-        reached = routed.exits
-        if options.all_exits:
-            thresholds = thresholds_of(options, self.manifest, engine.exits)
-            routed = leave_by_policy(routed, thresholds, engine.exits)
-        certified = routed.exits == self.manifest.depth
-        if parse_policy(options.policy, self.manifest) == self.manifest.policy:
-            # a row that had to leave is certified where the policy lets it leave anyway
-            certified |= routed.answers.score >= self._deployed[routed.exits - 1]
-        passed = dict(zip(engine.exits, routed.passed, strict=False))
-        now = engine.clock()
-        prediction = Prediction(routed, certified, arrival, now, passed, reached)
+        exits, now = engine.exits, engine.clock()
+        prediction = self._answering.prediction(routed, options, exits, arrival, now)
         self.statistics.answered(prediction)
         note_answers(routed.exits)
         return prediction
@@ -289,14 +242,5 @@ class Dataplane:
     def counted(self) -> Iterator[None]:
         """Count a request that fails in here by its reason; protocols wrap their own checks too."""
         note_model(self.name, self.version)
-        try:
+        with self.metrics.counted():
             yield
-        except OfframpError as error:
-            self.metrics.request(error.reason)
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self.metrics.request(Cancelled.reason)
-            raise
-        except Exception:
-            self.metrics.request(OfframpError.reason)
-            raise

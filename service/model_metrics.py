@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
 import numpy as np
 
+from models.errors import Cancelled, OfframpError
 from service.metric_families import MetricFamilies
 from service.request import Left, Priority
 
@@ -95,6 +98,21 @@ class ModelMetrics:
     def request(self, outcome: str) -> None:
         """A request is over: `ok`, or the reason of its error."""
         self.families.requests.labels(self.model, outcome).inc()
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request that fails in here by its reason."""
+        try:
+            yield
+        except OfframpError as error:
+            self.request(error.reason)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            self.request(Cancelled.reason)
+            raise
+        except Exception:
+            self.request(OfframpError.reason)
+            raise
 
     def ran(self, run: StageRun) -> None:
         """A stage was run."""

@@ -9,7 +9,7 @@ resets it. Beside it stands how far live answers are from the certify split's (s
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -24,6 +24,7 @@ from service.evidence import Evidence
 from service.log_lines import event_line, named_logger
 from service.model_metrics import ModelMetrics
 from service.monitor_state import MonitorState
+from service.options import DEFAULTS, Options
 from service.shadow import Drawn, Shadow
 
 SAVE_SECONDS = 30.0
@@ -98,9 +99,16 @@ class Monitor:
             return ""
         return f"answers at full depth since {self.fallback.at}: {self.fallback.reason}"
 
-    def draw(self, rows: int) -> Drawn:
-        """Draw of the rows of a request that takes the deployed policy and has just come."""
-        return self._shadow.draw(rows)
+    def draw(self, rows: int, options: Options) -> Drawn:
+        """Draw of the rows of a request that has just come, if the deployed policy routes them."""
+        by_policy = options.policy == DEFAULTS.policy and options.max_exit is None
+        return self._shadow.draw(rows if by_policy and not options.all_exits else 0)
+
+    def in_force(self, options: Options) -> Options:
+        """What is served: after a fallback, full depth in the place of the certified policy."""
+        if self.fallback and options.policy == DEFAULTS.policy:
+            return replace(options, policy="full")
+        return options
 
     def answered(self, answers: Answers | None) -> None:
         """Rows that were drawn have left as the policy says."""

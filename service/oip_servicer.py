@@ -109,11 +109,10 @@ class OipServicer:
     @told
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer the rows of one request together."""
-        plane = self._repository.model(request.model_name, request.model_version)
-        with plane.counted():
-            asked = within(read_request(request), context.time_remaining())
-        # no pause since it was found: it is not drained before its rows are entering
-        return write_response(request, plane.version, await infer(plane, asked))
+        with self._repository.using(request.model_name, request.model_version) as plane:
+            with plane.counted():
+                asked = within(read_request(request), context.time_remaining())
+            return write_response(request, plane.version, await infer(plane, asked))
 
     async def ModelStreamInfer(
         self, messages: AsyncIterator[Any], context: Any

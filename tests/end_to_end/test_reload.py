@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -24,7 +26,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from models.bundle import MODEL, Bundle, write_bundle
 from tests.conftest import ROOT
-from tests.end_to_end.server import Server, free_port, running
+from tests.end_to_end.server import ALONE, Server, free_port, running
 from tests.small_bundles import small_bundle, small_image
 
 pytestmark = pytest.mark.slow
@@ -210,14 +212,17 @@ class Hammer:
                 response = client.post(f"{self.url}/predict", json={"rows": ROWS.tolist()})
                 assert response.status_code == 200, response.text
                 rows = response.json()["rows"]
-                values = [list(row["probabilities"].values()) for row in rows]
-                yield (
-                    response.json().get("version")
-                    or next(
-                        v for v, e in self.expected.items() if np.allclose(e, values, atol=1e-4)
-                    ),
-                    np.array(values),
-                )
+                values = np.array([list(row["probabilities"].values()) for row in rows])
+                yield self.only_version(values), values
+
+    def only_version(self, values: np.ndarray) -> str:
+        """The one version that answers all rows so."""
+        (version,) = [
+            version
+            for version, expected in self.expected.items()
+            if np.allclose(values, expected, atol=1e-4)
+        ]
+        return version
 
     def oip(self) -> Iterator[tuple[str, np.ndarray]]:
         tensor = {"name": "x", "shape": ROWS.shape, "datatype": "FP32", "data": ROWS.tolist()}
@@ -310,3 +315,25 @@ def test_no_request_fails_and_none_is_answered_by_two_versions(reloaded: Reloade
     for versions in hammer.seen.values():
         changes = sum(a != b for a, b in pairwise(versions))
         assert changes >= 6, versions
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [("{0},{1}", "two bundles of the model 'small-numbers'"), ("{0},", "found an empty name")],
+)
+def test_bundles_that_cannot_be_served_together_do_not_start(
+    tmp_path: Path, names: str, words: str
+) -> None:
+    bundles = [small_bundle(tmp_path / str(seed), "numbers", seed).path for seed in range(2)]
+    result = subprocess.run(
+        [BENTOML, "serve", "service.app:Offramp", "--host", "127.0.0.1", "--port", "0"],
+        cwd=ROOT,
+        env={**os.environ, **ALONE, "OFFRAMP_BUNDLE": names.format(*bundles)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert words in output
+    assert "Traceback" not in output
