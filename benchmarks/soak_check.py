@@ -25,14 +25,9 @@ def mistake(asked: Asked, parts: Sequence[Part], oracles: Mapping[str, Oracle]) 
     versions = sorted({part.version for part in parts})
     if len(versions) > 1:
         return f"found a mixture of the versions {versions}, expected one of them"
-    if versions[0] not in oracles and versions[0]:
+    if versions[0] not in oracles:
         return f"found the version {versions[0]!r}, expected one of {sorted(oracles)}"
-    # where a door says no version, any of them may have answered, but that one all rows
-    able = [oracles[versions[0]]] if versions[0] else list(oracles.values())
-    return min((_mistake_of(asked, parts, oracle) for oracle in able), key=len)
-
-
-def _mistake_of(asked: Asked, parts: Sequence[Part], oracle: Oracle) -> str:
+    oracle = oracles[versions[0]]
     return next(filter(None, (_mistake_in(asked, part, oracle) for part in parts)), "")
 
 

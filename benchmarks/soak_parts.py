@@ -43,7 +43,7 @@ def json_parts(body: bytes, names: Sequence[str]) -> list[Part]:
     """An answer of `/predict`."""
     document = json.loads(body)
     rows = document["rows"]
-    return [_rows_part(document.get("version", ""), range(len(rows)), rows, names)]
+    return [_rows_part(document["version"], range(len(rows)), rows, names)]
 
 
 def line_parts(body: bytes, names: Sequence[str]) -> tuple[list[Part], str]:
@@ -51,10 +51,10 @@ def line_parts(body: bytes, names: Sequence[str]) -> tuple[list[Part], str]:
     lines = [json.loads(line) for line in body.splitlines()]
     rows = [line for line in lines if "error" not in line]
     error = next((line["error"] for line in lines if "error" in line), "")
-    versions = dict.fromkeys(row.get("version", "") for row in rows)
+    versions = dict.fromkeys(row["version"] for row in rows)
     parts = []
     for version in versions:
-        mine = [row for row in rows if row.get("version", "") == version]
+        mine = [row for row in rows if row["version"] == version]
         parts.append(_rows_part(version, [row["row"] for row in mine], mine, names))
     return parts, error
 

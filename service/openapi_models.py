@@ -41,12 +41,14 @@ class StreamedRow(RowAnswer):
     """One line of a stream; `row` is its place in the request."""
 
     row: int
+    version: str
 
 
 class PredictResponse(BaseModel):
     """The rows in the order of the request."""
 
     model: str
+    version: str
     rows: list[RowAnswer]
     milliseconds: float
 
@@ -81,9 +83,10 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """All models answer."""
+    """All models answer; `notes`, by model, where one fell back to full depth."""
 
     ready: bool
+    notes: dict[str, str] = {}
 
 
 class Error(BaseModel):

@@ -131,6 +131,8 @@ async def _lines(
 def _row_lines(part: Prediction, manifest: Manifest) -> bytes:
     places = part.routed.rows.tolist()
     bodies = row_bodies(part, manifest)
+    version = manifest.version
     return b"".join(
-        to_json({"row": place, **body}) + b"\n" for place, body in zip(places, bodies, strict=True)
+        to_json({"row": place, "version": version, **body}) + b"\n"
+        for place, body in zip(places, bodies, strict=True)
     )

@@ -155,6 +155,7 @@ def response_body(prediction: Prediction, manifest: Manifest) -> dict[str, Any]:
     """The response: what `row_bodies` says of every row, in the order of the request."""
     return {
         "model": manifest.name,
+        "version": manifest.version,
         "rows": list(row_bodies(prediction, manifest)),
         "milliseconds": prediction.milliseconds,
     }

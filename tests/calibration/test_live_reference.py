@@ -83,5 +83,5 @@ def test_where_nothing_is_certified_there_is_no_limit() -> None:
 def test_a_reference_of_another_schema_is_refused(bundle: Bundle) -> None:
     assert read_reference({}) is None
     changed = bundle.files[REFERENCE].replace(b'"rows"', b'"lines"')
-    with pytest.raises(BundleError, match="reference.json does not follow the schema"):
+    with pytest.raises(BundleError, match=r"reference\.json does not follow the schema"):
         read_reference({REFERENCE: changed})

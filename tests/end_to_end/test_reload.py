@@ -213,16 +213,7 @@ class Hammer:
                 assert response.status_code == 200, response.text
                 rows = response.json()["rows"]
                 values = np.array([list(row["probabilities"].values()) for row in rows])
-                yield self.only_version(values), values
-
-    def only_version(self, values: np.ndarray) -> str:
-        """The one version that answers all rows so."""
-        (version,) = [
-            version
-            for version, expected in self.expected.items()
-            if np.allclose(values, expected, atol=1e-4)
-        ]
-        return version
+                yield response.json()["version"], values
 
     def oip(self) -> Iterator[tuple[str, np.ndarray]]:
         tensor = {"name": "x", "shape": ROWS.shape, "datatype": "FP32", "data": ROWS.tolist()}

@@ -40,6 +40,7 @@ def test_answers_are_those_of_the_offline_policy(
     expected = at_exits(answers, exits)
     assert len(set(exits)) > 1
     body = predict(client, sent.tolist())
+    assert (body["model"], body["version"]) == (dataplane.name, dataplane.version)
     names = np.array(dataplane.manifest.labels)
     for row, answer in enumerate(body["rows"]):
         assert answer["exit"] == exits[row]
@@ -360,13 +361,14 @@ def streamed(client: TestClient, rows: np.ndarray, **fields: Any) -> list[dict[s
 
 @pytest.mark.parametrize("fields", [{}, {"policy": "full"}, {"all_exits": True, "max_exit": 3}])
 def test_a_stream_has_a_line_for_every_row(
-    client: TestClient, rows: np.ndarray, fields: dict[str, Any]
+    client: TestClient, dataplane: Dataplane, rows: np.ndarray, fields: dict[str, Any]
 ) -> None:
     whole = predict(client, rows[:40].tolist(), **fields)["rows"]
     lines = streamed(client, rows[:40], **fields)
     assert sorted(line["row"] for line in lines) == list(range(40))
     for line in lines:
         expected = whole[line.pop("row")]
+        assert line.pop("version") == dataplane.version
         assert line.keys() == expected.keys()
         assert (line["exit"], line["certified"]) == (expected["exit"], expected["certified"])
         assert line["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)

@@ -182,6 +182,8 @@ async def test_while_many_rows_wait_none_are_drawn_and_others_are_answered(
         gates.append(Gate(stage=2))
         for _ in range(5):
             await plane.predict(early[:30])
+            await asyncio.to_thread(gates[0].reached.wait, 60)
+            await asyncio.sleep(0.05)  # the lane in it is not expected back any moment
         gates[0].opened.set()
         await compared(plane, 90)
         assert plane.monitor.status()["rows"] == 90
