@@ -9,6 +9,9 @@ BASE ?= python:3.11-slim
 BIN = $(VENV)/bin
 
 export BENTOML_DO_NOT_TRACK = True
+# most tests keep one core busy: two at a time, those of one file together
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .PHONY: serve bundle bento container-test test test-fast fuzz gpu-check soak faults lint format clean
@@ -29,10 +32,10 @@ container-test: $(VENV)/.calibration bundle ## build the image and show that it 
 test test-fast: export OMP_NUM_THREADS = 1
 
 test: $(VENV)/.dev ## the whole suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.dev ## without the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 fuzz: export FUZZ_MINUTES ?= 10
 fuzz: export OMP_NUM_THREADS = 1

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import grpc
 import httpx
 from checked_rows import CheckedRows, checked_rows
 from faults_alarms import false_alarms
@@ -90,7 +91,7 @@ def outcome_of(make: Callable[[], Finding]) -> Outcome:
         return make()
     except Skipped as skipped:
         return skipped
-    except (httpx.HTTPError, NotServing, OSError) as error:
+    except (httpx.HTTPError, grpc.FutureTimeoutError, NotServing, OSError) as error:
         return Finding([], [repr(error)])
 
 
@@ -108,7 +109,7 @@ def tell(name: str, outcome: Outcome, arguments: argparse.Namespace) -> bool:
         return False
     passed, found = not outcome.mishaps, "; ".join(outcome.figures)
     print(f"{'pass' if passed else 'FAIL'}: {name}\n  {found}", flush=True)
-    for mishap in outcome.mishaps:
+    for mishap in dict.fromkeys(outcome.mishaps):
         print(f"  {mishap}", flush=True)
     if not arguments.quick:
         again, test = f"make faults ONLY={name}", f"fault: {name.replace('-', ' ')}"

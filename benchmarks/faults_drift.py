@@ -16,7 +16,7 @@ import psutil
 from checked_rows import JSON, CheckedRows, at_full_depth
 from faults_alarms import label_sets, watched_limit
 from faults_site import Finding, Plan, Skipped
-from faults_state import STATE, answers
+from faults_state import STATE, answers, monitor_status
 from reliability_server import ServiceProcess, running_service
 from soak_oracle import Oracle, draw_pool
 
@@ -104,7 +104,7 @@ def _fall(server: ServiceProcess, harm: Drift, plan: Plan) -> Finding:
     sent = 0
     while (policy := _policy(server)) == "certified" and sent < plan.most_drift_rows:
         sent += _send(server, harm.rows, REQUEST_ROWS, sent)
-    (status,) = server.get("/monitor").json()
+    status = monitor_status(server)
     finding.expect(policy == "full", f"{harm.name}: no fallback after {sent} rows, {status}")
     if status["fell_back"]:
         finding.figures.append(
@@ -133,8 +133,7 @@ def _reset(server: ServiceProcess, rows: CheckedRows, finding: Finding) -> None:
 
 
 def _policy(server: ServiceProcess) -> str:
-    (status,) = server.get("/monitor").json()
-    return str(status["policy"])
+    return str(monitor_status(server)["policy"])
 
 
 def _send(server: ServiceProcess, rows: np.ndarray, count: int, begin: int = 0) -> int:

@@ -129,9 +129,17 @@ def unharmed(place: Site, fault: Callable[[Site], Finding]) -> Finding:
         time.sleep(max(0.0, begun + place.plan.seconds - time.monotonic()))
     finding.add(beside(quiet, loud))
     finding.expect(psutil.pid_exists(worker), "the worker ended")
-    tracebacks = place.server.log.read_text(errors="replace").count("Traceback (most recent")
-    finding.expect(not tracebacks, f"{tracebacks} tracebacks in the log")
+    finding.mishaps += [f"in the log: {error}" for error in tracebacks(place.server)]
     return finding
+
+
+def tracebacks(server: ServiceProcess) -> list[str]:
+    """The errors of the log's tracebacks."""
+    blocks = server.log.read_text(errors="replace").split("Traceback (most recent call last):\n")
+    return [
+        next((line for line in block.splitlines() if not line.startswith(" ")), "")
+        for block in blocks[1:]
+    ]
 
 
 def beside(quiet: Phase, loud: Phase) -> Finding:

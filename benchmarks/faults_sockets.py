@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+import grpc
 from checked_rows import CheckedRows
 from faults_site import Finding, Site, Skipped, descriptors, descriptors_settle
 
@@ -33,13 +34,13 @@ def hang_ups(place: Site) -> Finding:
     before = descriptors(worker)
     head, body = good_request(place.rows)
     half = (head + body)[: len(head) + len(body) // 2]
-    http, grpc = place.server.http, place.server.grpc
+    http, rpc = place.server.http, place.server.grpc
     outcomes = Counter[str]()
     for _ in range(place.plan.hang_ups):
         outcomes[_half_closed(http, head + body, place.rows)] += 1
         outcomes[f"half: {_half_closed(http, half, place.rows)}"] += 1
-        outcomes[f"gRPC: {_half_closed(grpc, PREFACE + SETTINGS, None)}"] += 1
-        for port, content in ((http, head + body), (http, half), (grpc, PREFACE + SETTINGS)):
+        outcomes[f"gRPC: {_half_closed(rpc, PREFACE + SETTINGS, None)}"] += 1
+        for port, content in ((http, head + body), (http, half), (rpc, PREFACE + SETTINGS)):
             _reset(port, content)
     after = descriptors_settle(worker, before)
     finding.expect(not outcomes["other"], f"half-closed after a request: {dict(outcomes)}")
@@ -63,7 +64,9 @@ def idle_connections(place: Site) -> Finding:
             name: [stack.enter_context(connected(port)) for _ in range(count)]
             for name, port in (("HTTP", place.server.http), ("gRPC", place.server.grpc))
         }
+        late = stack.enter_context(_Newcomer(place.server.grpc))
         most, lasted = _outlasted(place, idle)
+        finding.figures.append(f"a new gRPC client is let in after {late.seconds():.0f} s")
     after = descriptors_settle(worker, before)
     for name, seconds in lasted.items():
         finding.expect(len(seconds) == count, f"{count - len(seconds)} idle {name} ones stay")
@@ -128,6 +131,32 @@ def _outlasted(
             poll.unregister(descriptor)
             lasted[names.pop(descriptor)].append(now - begun)
     return most, lasted
+
+
+class _Newcomer:
+    """A gRPC client that begins to connect now."""
+
+    def __init__(self, port: int) -> None:
+        patience = [("grpc.max_reconnect_backoff_ms", 1000)]
+        self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", patience)
+        self._begun = time.monotonic()
+        self._seconds = 0.0
+        self._ready = grpc.channel_ready_future(self._channel)
+        self._ready.add_done_callback(self._note)
+
+    def __enter__(self) -> _Newcomer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def seconds(self) -> float:
+        """How long it took to be let in; grpc.FutureTimeoutError when it is not."""
+        self._ready.result(ENDED_SECONDS)
+        return self._seconds
+
+    def _note(self, _: object) -> None:
+        self._seconds = time.monotonic() - self._begun
 
 
 @contextmanager

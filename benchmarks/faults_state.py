@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 from checked_rows import JSON, CheckedRows, at_full_depth
@@ -78,7 +79,7 @@ def damaged_state(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -
         "OFFRAMP_REPOSITORY_CALLS": "true",
     }
     with running_service(folder, **settings) as server:
-        (status,) = server.get("/monitor").json()
+        status = monitor_status(server)
         reason = (status["fell_back"] or {}).get("reason", "")
         finding.expect(status["policy"] == "full", f"it serves {status['policy']}")
         finding.expect("cannot be read" in reason, f"the reason of the fallback is {reason!r}")
@@ -89,6 +90,12 @@ def damaged_state(bundle: Bundle, rows: CheckedRows, plan: Plan, folder: Path) -
         finding.expect(answers(server, rows), "after a reset, answers are not the certified ones")
     finding.figures.append("full depth is served, with the reason; after a reset the policy")
     return finding
+
+
+def monitor_status(server: ServiceProcess) -> dict[str, Any]:
+    """What `/monitor` says of the one model."""
+    status: dict[str, Any] = server.get("/monitor").raise_for_status().json()[0]
+    return status
 
 
 def answers(server: ServiceProcess, rows: CheckedRows, count: int = 32) -> bool:

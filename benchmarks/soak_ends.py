@@ -66,7 +66,7 @@ async def _end(
 
 def _ended(tally: Tally, statuses: list[int | None], seconds: list[float]) -> Finding:
     found = ", ".join(f"{tally.of(outcome):,} {outcome}" for outcome in Outcome)
-    bad = tally.of(Outcome.WRONG, Outcome.LOST, Outcome.FAILED, Outcome.LATE, Outcome.REFUSED)
+    bad = tally.of(Outcome.WRONG, Outcome.LOST, Outcome.FAILED)
     return Finding(
         "SIGTERM under load",
         f"{len(statuses)} times, at {SHARE:.0%} of capacity: every request is answered, refused in "

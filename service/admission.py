@@ -111,7 +111,10 @@ class Admission:
                 f"the deadline is {max(0.0, left):.1f} ms away, and the first exit alone takes "
                 f"{run:.1f} ms; allow more time"
             )
-        wait = self.depth_share * self._scheduler.wait(priority, stages=1)
+        entrance = self._scheduler.wait(priority, stages=1)
+        deeper = self._scheduler.wait(priority) - entrance
+        # deeper stages take turns with the entrance: as much as its rows may need there, at most
+        wait = min(entrance, self.depth_share * entrance + deeper)
         if wait + run > left:
             raise Overloaded(
                 f"a row waits for about {wait:.0f} ms now, which is more than the deadline of "

@@ -1,4 +1,4 @@
-"""HTTP connections that ask for nothing: ended after some seconds, and at once when too many."""
+"""HTTP connections that ask for nothing or read nothing: ended after some seconds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import asyncio
 import logging
 import resource
 import signal
+from collections.abc import Iterable
 from typing import Any
 
+UNREAD_SECONDS = 20.0
+"""In which a client that has more to read reads nothing of it."""
 IDLE_SECONDS = 15.0
 """Without a whole request line and headers; uvicorn itself allows 5 s between two requests."""
 SWEEP_SECONDS = 1.0
@@ -21,7 +24,9 @@ class Connections:
     uvicorn ends a connection that is silent after an answer, but not one that never sends a request
     or that stops within its headers, and BentoML passes no limit on to it. Some hundreds of such
     connections take all the file descriptors of a process: then nobody is answered, not even a
-    probe. A connection whose request is being read or answered is never ended here.
+    probe. Nor does it end one whose client does not read its answer, which holds memory and a place
+    among the requests that are answered. Any other connection whose request is being read or
+    answered is never ended here.
 
     Parameters
     ----------
@@ -33,7 +38,8 @@ class Connections:
         self._server = server
         self._limit = limit
         self._idle_seconds = idle_seconds
-        self._silent: dict[Any, tuple[Any, float]] = {}
+        self._silent: dict[Any, tuple[Any, float]] = {}  # the last cycle, and since when
+        self._unread: dict[Any, tuple[int, float]] = {}  # bytes that wait, and since when
 
     async def watch(self) -> None:
         """Sweep until cancelled."""
@@ -44,6 +50,7 @@ class Connections:
     def sweep(self, now: float) -> None:
         """End what has been silent for too long, or what is too many, by the clock of the loop."""
         connections = set(self._server.server_state.connections)
+        self._end_unread(connections, now)
         self._silent = {
             # silent since the answer that it was silent after at the last sweep too
             connection: known
@@ -64,6 +71,19 @@ class Connections:
         if too_many > 0:
             found = len(connections)
             logger.warning("event=too_many_connections found=%d ended=%d", found, len(ended))
+
+    def _end_unread(self, connections: Iterable[Any], now: float) -> None:
+        before, self._unread = self._unread, {}
+        for connection in connections:
+            if connection.flow is None or not connection.flow.write_paused:
+                continue
+            waiting = connection.transport.get_write_buffer_size()
+            known = before.get(connection)
+            if known is None or known[0] != waiting:
+                known = waiting, now
+            self._unread[connection] = known
+            if now - known[1] >= UNREAD_SECONDS:
+                connection.transport.abort()
 
 
 async def watch_connections(server: Any, limit: int) -> None:

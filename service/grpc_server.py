@@ -25,7 +25,7 @@ from service.tls import server_credentials
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),  # of the model's labels and the rows, both bounded
     ("grpc.so_reuseport", 0),  # else two servers would share a port without a word
-    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.server_handshake_timeout_ms", 5_000),  # silent connections take the places of others
     ("grpc.keepalive_time_ms", 60_000),  # a client that is gone without a word holds rows
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

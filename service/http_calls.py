@@ -12,6 +12,8 @@ from service.request_ids import HEADER
 
 GIVEN_UP = 499
 """Status of what was cancelled before it had one."""
+TRANSPORT_CLOSED = "the handler is closed"
+"""What uvloop says."""
 _SILENT = (Access.OPEN, Access.METRICS)
 _READ = {name.encode(): name for name in READ}
 _HEADER = HEADER.encode()
@@ -50,7 +52,12 @@ class HttpCalls:
                 status = message["status"]
                 headers = [*message.get("headers", ()), (_HEADER, call.id.encode())]
                 message = {**message, "headers": headers}
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:
+                # of a client that has just gone, which uvicorn hears of a moment later
+                if TRANSPORT_CLOSED not in str(error):
+                    raise
 
         entered = enter_call(call)
         try:

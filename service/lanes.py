@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -23,15 +22,14 @@ from service.engine_options import EngineOptions
 from service.log_lines import named_logger
 from service.model_metrics import ModelMetrics, StageQueue, StageRun
 from service.request import Job, Priority
+from service.run_clock import RunClock
 from service.scheduler import Batch, Scheduler
 from service.sorting import Sorting
 from service.ticket import Mailbox, Ticket
 
 logger = named_logger("bentoml.offramp")
 
-STUCK_MS, STUCK_RUNS = 60_000.0, 100.0  # a run is stuck after both: a minute, 100 times its cost
 SWITCH_SECONDS = 0.0005  # a lane that has its batch back waits at most so long for the interpreter
-WAKING_MS = 0.5  # a lane that is free so soon takes new rows sooner than one that sleeps
 STOPPING = "the service is stopping: send the request to another instance"
 
 
@@ -72,9 +70,7 @@ class Lanes:
         self._in_shadow: set[int] = set()  # lanes
         self._closing = False
         self._broken: str | None = None
-        # by lane, written without the lock; infinite while it runs nothing
-        self._ends = [inf] * options.lanes  # when its run should end
-        self._overdue = [inf] * options.lanes  # when its run is stuck
+        self._runs = RunClock(options.lanes)
         metrics.watch(self._queues)
         # by default 5 ms, longer than a small model takes: its p99 at half load was 83 ms, not 11
         sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
@@ -88,9 +84,9 @@ class Lanes:
     @property
     def broken(self) -> str | None:
         """Why nothing can be answered any more; None while it can."""
-        stuck = [lane for lane, due in enumerate(self._overdue) if clock() > due]
-        if stuck:
-            self._break(f"lane {stuck[0]} is stuck in one run of a stage")
+        stuck = self._runs.stuck(clock())
+        if stuck is not None:
+            self._break(f"lane {stuck} is stuck in one run of a stage")
         return self._broken
 
     def enter(self, mailbox: Mailbox, job: Job, streams: bool) -> Ticket:
@@ -186,19 +182,18 @@ class Lanes:
 
     def _wake(self, now: float) -> None:
         """Wake a lane for the rows that wait, unless another is about to be free for them."""
-        if self._idle and not any(abs(end - now) < WAKING_MS for end in self._ends):
+        if self._idle and not self._runs.soon_free(now):
             self._work.notify()
 
     def _run(self, number: int, batch: Batch) -> list[Batch]:
         """Run a batch; what the same lane is to run next, in `compact` mode."""
         count = len(batch.ids)
-        begun, expected = clock(), self._expected(batch)
-        self._ends[number] = begun + expected
-        self._overdue[number] = begun + max(STUCK_MS, STUCK_RUNS * expected)
+        begun = clock()
+        self._runs.begin(number, begun, self._expected(batch))
         run = run_batch(self._runtime, batch.stage, batch.pieces, count)
         ended = clock()
         milliseconds = ended - begun
-        self._ends[number] = self._overdue[number] = inf
+        self._runs.end(number)
         if run.failed and not run.parts:
             self._runtime.run(1, self._probe)  # raises when the lane is at fault, not the rows
         sorted_parts = [self._sorting.sort(batch, part) for part in run.parts]

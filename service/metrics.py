@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 
 from service.metric_families import MetricFamilies
 from service.model_metrics import ModelMetrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, that says since when
 
 
 class Metrics:

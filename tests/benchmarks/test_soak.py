@@ -321,10 +321,8 @@ def standing(site: Site) -> Iterator[ServiceProcess]:
         yield server
 
 
-def as_expected(finding: Finding) -> bool:
-    """Also printed, for who looks at a failed run."""
-    print(finding)
-    return finding.correct
+def check(finding: Finding) -> None:
+    assert finding.correct, f"{finding.found}; {finding.tally}"
 
 
 @pytest.mark.slow
@@ -332,7 +330,7 @@ async def test_a_loaded_server_answers_as_the_bundle_does(
     site: Site, standing: ServiceProcess
 ) -> None:
     finding = await soak(replace(site, standing=standing), SHORT)
-    assert as_expected(finding)
+    check(finding)
     for door in DOORS:
         assert finding.tally.counts[door, Outcome.ANSWERED] > 0
 
@@ -342,19 +340,19 @@ async def test_an_overloaded_server_refuses_and_answers_the_others(
     site: Site, standing: ServiceProcess
 ) -> None:
     finding = await overload(replace(site, standing=standing), SHORT)
-    assert as_expected(finding)
+    check(finding)
     assert finding.tally.of(Outcome.REFUSED) > 0
     assert standing.get("/readyz").status_code == 200
 
 
 @pytest.mark.slow
 async def test_a_server_that_is_told_to_stop_answers_what_it_has_accepted(site: Site) -> None:
-    assert as_expected(await terms(site, SHORT))
+    check(await terms(site, SHORT))
 
 
 @pytest.mark.slow
 async def test_a_bundle_that_is_exchanged_answers_by_one_version_or_the_other(site: Site) -> None:
-    assert as_expected(await reloads(site, SHORT))
+    check(await reloads(site, SHORT))
 
 
 @pytest.mark.slow
@@ -362,4 +360,4 @@ async def test_a_killed_worker_ends_the_server_and_clients_that_retry_lose_nothi
     site: Site,
 ) -> None:
     finding = await kills(site, SHORT)
-    assert as_expected(finding)
+    check(finding)

@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 
 from models.runtime import StageRuntime
-from service import dataplane
+from service import answering
 from service.app import Offramp
 
-HERE, real_run, real_check = Path(__file__).parent, StageRuntime.run, dataplane.check_answers
+HERE, real_run, real_check = Path(__file__).parent, StageRuntime.run, answering.check_answers
 
 
 def run(self, stage, carry):
@@ -45,7 +45,7 @@ def check_answers(routed, exits):
     real_check(routed, exits)
 
 
-StageRuntime.run, dataplane.check_answers = run, check_answers
+StageRuntime.run, answering.check_answers = run, check_answers
 '''
 SETTINGS = {
     "OFFRAMP_LANES": "1",

@@ -16,11 +16,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from models.bundle import read_bundle
-from service.dataplane import Dataplane
-from service.metrics import Metrics
-from service.settings import Settings
 from tests.end_to_end.conftest import Run
-from tests.service.conftest import app_over
+from tests.service.conftest import app_over, cold_dataplane
 
 pytestmark = pytest.mark.slow
 
@@ -31,8 +28,7 @@ LEAST_F1 = 0.75  # naming every label gives about 0.5, these small models about 
 @contextmanager
 def serving(bundle_path: Path) -> Iterator[TestClient]:
     bundle = read_bundle(bundle_path)
-    settings = Settings(bundle=str(bundle_path), lanes=2, max_rows=ROWS, max_body_bytes=2**20)
-    plane = Dataplane(bundle, settings, Metrics())
+    plane = cold_dataplane(bundle, lanes=2, max_rows=ROWS)
     asyncio.run(plane.warm_up())
     with TestClient(app_over(plane), raise_server_exceptions=False) as client:
         yield client

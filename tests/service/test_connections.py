@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from service.connections import IDLE_SECONDS, Connections
+from service.connections import IDLE_SECONDS, UNREAD_SECONDS, Connections
 from tests.end_to_end.server import free_port
 
 
@@ -24,6 +24,10 @@ class Application:
         self.asked.release()
         if scope["path"] == "/held":
             await self.go.wait()
+        if scope["path"] == "/large":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(1000):
+                await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
@@ -56,6 +60,11 @@ class Client:
 
     async def answer(self) -> bytes:
         return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def rest(self) -> None:
+        """Read until the connection is lost."""
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await self.reader.readexactly(2**30)
 
     async def ended(self) -> bool:
         try:
@@ -127,3 +136,22 @@ async def test_over_the_limit_the_longest_silent_are_ended() -> None:
                 assert (await client.answer()).startswith(b"HTTP/1.1 204")
             connections.sweep(IDLE_SECONDS)
             assert all([await client.ended() for client in old])
+
+
+async def test_a_client_that_does_not_read_its_answer_is_ended_and_one_that_reads_is_not() -> None:
+    async with serving(Application()) as (server, port), connected(port, server, 2) as clients:
+        idle, reading = clients
+        for client in clients:
+            await client.ask("/large")
+        protocols = list(server.server_state.connections)
+        await until(lambda: all(one.flow.write_paused for one in protocols))
+        connections = Connections(server, limit=10)
+        connections.sweep(0.0)
+        connections.sweep(UNREAD_SECONDS - 1)
+        assert len(server.server_state.connections) == 2
+        await reading.reader.readexactly(2**22)
+        connections.sweep(UNREAD_SECONDS + 1)
+        await until(lambda: len(server.server_state.connections) == 1)
+        (left,) = server.server_state.connections
+        assert left.client == reading.writer.get_extra_info("sockname")
+        await idle.rest()

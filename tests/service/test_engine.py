@@ -12,7 +12,7 @@ from models.encoding import Group
 from models.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from models.policy import Policy
 from models.runtime import Answers, Carry, Piece, StageRuntime, at_exits
-from service import lanes as lanes_module
+from service import run_clock
 from service.costs import CostModel
 from service.engine import Engine
 from service.engine_options import EngineOptions
@@ -442,8 +442,8 @@ async def test_a_device_that_runs_nothing_any_more_breaks_the_engine(bench: Benc
 async def test_a_lane_that_is_stuck_in_one_run_breaks_the_engine(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes_module, "STUCK_MS", 0.0)
-    monkeypatch.setattr(lanes_module, "STUCK_RUNS", 1.0)
+    monkeypatch.setattr(run_clock, "STUCK_MS", 0.0)
+    monkeypatch.setattr(run_clock, "STUCK_RUNS", 1.0)
     engine = bench.engine(milliseconds=1.0)
     bench.wrapped.hold()
     request = asyncio.create_task(engine.run(job(bench.rows[:1])))
