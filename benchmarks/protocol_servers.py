@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import psutil
+from reliability_server import free_ports
 
 from models.bundle import Bundle
 
@@ -78,7 +77,7 @@ class Server:
 @contextmanager
 def offramp(bundle: Bundle, folder: Path) -> Iterator[Server]:
     """The service over a bundle, as `make serve` starts it."""
-    server = Server(*_free_ports(2))
+    server = Server(*free_ports(2))
     environment = {"OFFRAMP_BUNDLE": str(bundle.path), "OFFRAMP_GRPC_PORT": str(server.grpc)}
     command = [_bentoml(), "serve", "service.app:Offramp", "--port", server.http]
     log = folder / f"offramp-{bundle.manifest.name}.log"
@@ -89,7 +88,7 @@ def offramp(bundle: Bundle, folder: Path) -> Iterator[Server]:
 @contextmanager
 def bare_bentoml(folder: Path, labels: int) -> Iterator[Server]:
     """A BentoML service of two APIs: `/predict` takes JSON, `/upload` binary data."""
-    server = Server(*_free_ports(1))
+    server = Server(*free_ports(1))
     (folder / "bare.py").write_text(f"LABELS = {labels}\n{BENTOML_SERVICE}")
     command = [_bentoml(), "serve", "bare:Bare", "--port", server.http]
     with _running(command, folder, folder / "bentoml.log", server, "/readyz", {}):
@@ -105,7 +104,7 @@ def mlserver(
     python : of MLServer's environment
     settings : of the server, beside the ports
     """
-    http, grpc, metrics = _free_ports(3)
+    http, grpc, metrics = free_ports(3)
     ports = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics}
     (folder / "settings.json").write_text(json.dumps({**ports, **settings}))
     for model in models:
@@ -176,18 +175,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for survivor in alive:
         survivor.kill()
     process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all held until the last is found, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def _bentoml() -> Path:

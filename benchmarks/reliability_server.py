@@ -134,9 +134,7 @@ def start_service(
     http, grpc = ports or free_ports(2)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"server-{http}.log"
-    # in a common home, a server that starts takes the metrics of those that run
-    home, ours = folder / f"bentoml-{http}", {"OFFRAMP_GRPC_PORT": str(grpc), **environment}
-    settings = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(home), **ours}
+    settings = {"BENTOML_DO_NOT_TRACK": "True", "OFFRAMP_GRPC_PORT": str(grpc), **environment}
     bentoml = str(Path(sys.executable).parent / "bentoml")
     command = [bentoml, "serve", app, "--host", "127.0.0.1", "--port", str(http)]
     with log.open("wb") as output:
