@@ -120,7 +120,9 @@ def tell(name: str, outcome: Outcome, arguments: argparse.Namespace) -> bool:
 def parse(command: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=NAMES, action="append", help="instead of all faults")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "bundles" / "digits")
+    parser.add_argument(
+        "--bundle", type=lambda name: Path(name).resolve(), default=ROOT / "bundles" / "digits"
+    )
     parser.add_argument("--quick", action="store_true", help="short, and nothing is written down")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the figures go")
     return parser.parse_args(command)
