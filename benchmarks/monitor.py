@@ -32,7 +32,7 @@ from service.settings import Settings
 
 HEADING = "## Shadow runs of the monitor"
 SHARES = (0.0, 0.01, 0.1)
-LOADS = (0.5, 0.7, 0.9)
+LOADS = (0.3, 0.5, 0.7)
 """Of the requests per second that the service answers when saturated with them, without shadow."""
 NEVER = 1e-9
 """Alpha: it must not fall back while it is measured."""

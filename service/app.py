@@ -17,6 +17,7 @@ from service.connections import running_server, watch_connections
 from service.dataplane import Dataplane
 from service.ending import end_with_worker, end_worker_soon
 from service.exporter import check_tracing, flush_tracing, open_tracing
+from service.garbage import settle_garbage
 from service.grpc_server import GrpcServer
 from service.hangup import forward_hangups, on_hangup
 from service.http import create_app
@@ -85,7 +86,7 @@ class Offramp:
     def __init__(self) -> None:
         settings, metrics = load_settings(), Metrics()
         openers = [_opener(name, settings, metrics) for name in settings.bundles]
-        self.repository = Repository(openers, give_up)
+        self.repository = Repository(openers, give_up, settle_garbage)
         locks = Locks(settings)
         calls = Calls(settings.access_log, open_tracing())
         self.door = create_app(self.repository, metrics, settings, locks, calls)

@@ -62,11 +62,18 @@ class Repository:
     ----------
     openers : one for each model; the first is the one that requests mean when they name none
     give_up : called, from any thread, when a model that is served can answer nothing any more
+    settled : called when all models are warm, and whenever another one is served or none any more
     """
 
-    def __init__(self, openers: list[OpenModel], give_up: OnBroken = lambda reason: None) -> None:
+    def __init__(
+        self,
+        openers: list[OpenModel],
+        give_up: OnBroken = lambda reason: None,
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
         self.in_flight = InFlight()
         self._give_up = give_up
+        self._settled = settled
         self._models: dict[str, _Model] = {}
         self._changes: set[asyncio.Task[None]] = set()
         for open_model in openers:
@@ -136,6 +143,7 @@ class Repository:
             async with model.changing:
                 if model.plane and not self.in_flight.stopping:
                     await model.plane.warm_up()
+        self._settled()
 
     def stop(self) -> None:
         """Be ready for no request any more, and load nothing."""
@@ -195,12 +203,16 @@ class Repository:
             logger.info("event=loaded model=%s version=%s", name, fresh.version)
             if old:
                 await old.drain()
+            del old
+            self._settled()
 
     async def _unload(self, name: str, model: _Model) -> None:
         async with model.changing:
             old, model.plane = model.plane, None
             if old:
                 await old.drain()
+            del old
+            self._settled()
         logger.info("event=unloaded model=%s", name)
 
     def _find(self, name: str) -> _Model:

@@ -382,3 +382,15 @@ async def test_a_served_model_that_breaks_ends_the_server(
         await repository.model(NAME).predict(ROWS)
     assert len(shelf.told) == 1
     assert "about to end" in repository.reason
+
+
+async def test_who_wants_to_know_hears_when_another_model_is_served(
+    shelf: Shelf, lanes: Lanes
+) -> None:
+    told: list[int] = []
+    repository = Repository([shelf.open], settled=lambda: told.append(len(repository.index())))
+    await repository.start()
+    await repository.load(repository.default)
+    await repository.unload(repository.default)
+    assert told == [1, 1, 1]
+    await repository.close()
