@@ -25,6 +25,7 @@ from result_page import with_section
 from models.bundle import read_bundle
 from models.machine import machine_name
 from service.dataplane import Dataplane
+from service.garbage import settle_garbage
 from service.metrics import Metrics
 from service.prediction import Prediction
 from service.prepared_rows import PreparedRows
@@ -59,6 +60,7 @@ class Stand:
 def measure(case: Case, bundle: Path, rounds: int, seconds: float) -> Table:
     """The table of one bundle."""
     stands = {share: _open(bundle, share) for share in SHARES}
+    settle_garbage()  # as the service does
     requests = [PreparedRows(groups) for groups in case.pool.requests(ROWS)]
     capacity = asyncio.run(_saturated(stands[0.0], requests, seconds))
     seen: dict[tuple[float, float], list[list[float]]] = {}
