@@ -43,7 +43,7 @@ def store(directory: Path) -> Tag:
         When the directory holds no bundle, or one that fails its checks.
     """
     bundle = read_bundle(directory)
-    tag = Tag(f"offramp-{bundle.manifest.name}", bundle.manifest.digest[:12])
+    tag = Tag(f"offramp-{bundle.manifest.name}", bundle.manifest.version)
     try:
         return bentoml.models.get(tag).tag
     except NotFound:

@@ -186,5 +186,5 @@ def test_a_bento_holds_its_bundle_and_answers(
         response = httpx.post(f"{server.url}/predict", content=REQUEST.read_bytes())
         rows = response.json()["rows"]
         assert [row["exit"] for row in rows] == expected_exits(bundle, runtime)
-        assert f"version={bundle.manifest.digest[:12]}" in server.log.read_text()
+        assert f"version={bundle.manifest.version}" in server.log.read_text()
         assert server.stop() == []

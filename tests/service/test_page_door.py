@@ -98,7 +98,7 @@ def test_a_file_that_has_not_changed_is_not_sent_again(client: TestClient) -> No
 def test_the_page_is_told_what_the_manifest_says(client: TestClient, bundle: Bundle) -> None:
     manifest = bundle.manifest
     facts = client.get("/ui/model").json()
-    assert (facts["name"], facts["version"]) == (manifest.name, manifest.digest[:12])
+    assert (facts["name"], facts["version"]) == (manifest.name, manifest.version)
     assert facts["labels"] == list(manifest.labels)
     assert facts["input"] == {"kind": "numbers", "shape": [1, 32, 32]}
     assert facts["certificate"] == {
