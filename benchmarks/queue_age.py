@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -31,7 +31,8 @@ from service.sizing import offered_lanes
 class WatchedScheduler(Scheduler):
     """Notes the queue's age, in milliseconds, whenever a request is about to enter."""
 
-    ages: list[float] = []  # noqa: RUF012 - of the one simulation at a time
+    ages: ClassVar[list[float]] = []
+    """Of the one simulation at a time."""
 
     def enter(self, groups: Sequence[Any], priority: Priority, deadline: float, now: float) -> Any:
         """Note it."""

@@ -13,7 +13,7 @@ from calibration.demo import build_demo
 from calibration.digits import compose_digits
 from calibration.guarantee import GuaranteeOptions
 from models.bundle import Bundle
-from models.runtime import StageRuntime
+from models.runtime import StageRuntime, at_exits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,3 +48,11 @@ def runtime(bundle: Bundle) -> StageRuntime:
 @pytest.fixture(scope="session")
 def rows(digits: Dataset) -> np.ndarray:
     return split_rows(digits, "test")
+
+
+@pytest.fixture(scope="session")
+def lost(bundle: Bundle, runtime: StageRuntime, rows: np.ndarray) -> np.ndarray:
+    """Which rows the certified policy answers otherwise than full depth does: bool (n,)."""
+    answers = runtime.all_exits((rows,))
+    route = bundle.manifest.policy.route([exit_answers.score for exit_answers in answers])
+    return np.asarray((at_exits(answers, route).labels != answers[-1].labels).any(axis=1))

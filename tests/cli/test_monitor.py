@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.bundle import Bundle
 from models.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from models.runtime import StageRuntime
 from tests.end_to_end.server import free_port
 from tests.live_server import LiveServer, live_server
 
@@ -24,17 +23,11 @@ def server(bundle: Bundle) -> Iterator[LiveServer]:
 
 
 @pytest.fixture
-def fallen(
-    server: LiveServer, bundle: Bundle, runtime: StageRuntime, rows: np.ndarray
-) -> LiveServer:
+def fallen(server: LiveServer, rows: np.ndarray, lost: np.ndarray) -> LiveServer:
     """Rows that lose something were sent until it fell back."""
-    answers = runtime.all_exits((rows,))
-    route = bundle.manifest.policy.route([exit_answers.score for exit_answers in answers])
-    labels = np.stack([exit_answers.labels for exit_answers in answers])
-    answered = labels[route - 1, np.arange(len(route))]
-    lost = rows[(answered != labels[-1]).any(axis=1)][:40].tolist()
+    sent = rows[lost][:40].tolist()
     for _ in range(50):
-        httpx.post(f"http://{server.http}/predict", json={"rows": lost}).raise_for_status()
+        httpx.post(f"http://{server.http}/predict", json={"rows": sent}).raise_for_status()
         if httpx.get(f"http://{server.http}/monitor").json()[0]["fell_back"]:
             return server
     raise AssertionError("it did not fall back")

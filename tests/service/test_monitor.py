@@ -33,14 +33,6 @@ def route(bundle: Bundle, everywhere: list[Answers]) -> np.ndarray:
     return bundle.manifest.policy.route([answers.score for answers in everywhere])
 
 
-@pytest.fixture(scope="module")
-def lost(everywhere: list[Answers], route: np.ndarray) -> np.ndarray:
-    """Rows whose answer is not the full one: bool (n,)."""
-    labels = np.stack([answers.labels for answers in everywhere])
-    answered = labels[route - 1, np.arange(len(route))]
-    return np.asarray((answered != labels[-1]).any(axis=1))
-
-
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what a shadow run or a thread brings about."""
     async with asyncio.timeout(60):

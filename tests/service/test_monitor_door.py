@@ -8,21 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from models.runtime import StageRuntime
 from service.dataplane import Dataplane
 from tests.service.conftest import app_over, serving
 
 SHADOW = {"shadow_share": 1.0, "repository_calls": True}
-
-
-@pytest.fixture(scope="module")
-def lost(bundle: Bundle, runtime: StageRuntime, rows: np.ndarray) -> np.ndarray:
-    """Rows whose answer is not the full one."""
-    answers = runtime.all_exits((rows,))
-    route = bundle.manifest.policy.route([exit_answers.score for exit_answers in answers])
-    labels = np.stack([exit_answers.labels for exit_answers in answers])
-    answered = labels[route - 1, np.arange(len(route))]
-    return rows[(answered != labels[-1]).any(axis=1)][:40]
 
 
 async def fall_back(plane: Dataplane, lost: np.ndarray) -> None:
@@ -32,11 +21,13 @@ async def fall_back(plane: Dataplane, lost: np.ndarray) -> None:
             await asyncio.sleep(0)
 
 
-async def test_the_status_says_what_was_found(bundle: Bundle, lost: np.ndarray) -> None:
+async def test_the_status_says_what_was_found(
+    bundle: Bundle, rows: np.ndarray, lost: np.ndarray
+) -> None:
     async with serving(bundle, **SHADOW) as plane:
         with TestClient(app_over(plane, **SHADOW)) as client:
             (before,) = client.get("/monitor").json()
-            await fall_back(plane, lost)
+            await fall_back(plane, rows[lost][:40])
             (after,) = client.get("/monitor").json()
             ready = client.get("/v2/health/ready").json()
             (model,) = client.post("/v2/repository/index").json()
@@ -55,10 +46,10 @@ async def test_the_status_says_what_was_found(bundle: Bundle, lost: np.ndarray) 
 
 @pytest.mark.parametrize("body", [None, {}, {"model": "digits"}])
 async def test_a_reset_serves_the_policy_again(
-    bundle: Bundle, lost: np.ndarray, body: dict[str, str] | None
+    bundle: Bundle, rows: np.ndarray, lost: np.ndarray, body: dict[str, str] | None
 ) -> None:
     async with serving(bundle, **SHADOW) as plane:
-        await fall_back(plane, lost)
+        await fall_back(plane, rows[lost][:40])
         with TestClient(app_over(plane, **SHADOW)) as client:
             answer = client.post("/monitor/reset", json=body)
             assert answer.status_code == 200
@@ -68,10 +59,10 @@ async def test_a_reset_serves_the_policy_again(
 
 
 async def test_a_reset_that_is_not_allowed_is_refused_and_changes_nothing(
-    bundle: Bundle, lost: np.ndarray
+    bundle: Bundle, rows: np.ndarray, lost: np.ndarray
 ) -> None:
     async with serving(bundle, shadow_share=1.0) as plane:
-        await fall_back(plane, lost)
+        await fall_back(plane, rows[lost][:40])
         with TestClient(app_over(plane)) as client:
             answer = client.post("/monitor/reset")
         assert answer.status_code == 403
