@@ -114,8 +114,9 @@ def _overloaded(tally: Tally, seconds: float, limit: float, recovery: float) -> 
         f"{limit:.0f}/s were the capacity: {tally.of(Outcome.ANSWERED):,} answered, "
         f"{tally.of(Outcome.LATE):,} told that the deadline has passed, after "
         f"{nearly_all:.0f} ms (p{IN_TIME:g}), {latest:.0f} ms (most); "
-        f"{tally.of(Outcome.REFUSED):,} refused and {tally.of(Outcome.NOT_TAKEN):,} not taken after {half:.0f} ms (p50), {most:.0f} ms "
-        f"(p99), {last:.0f} ms (most); {wrong} wrong, {lost} lost, {failed} failed; normal again "
+        f"{tally.of(Outcome.REFUSED):,} refused and {tally.of(Outcome.NOT_TAKEN):,} not taken "
+        f"after {half:.0f} ms (p50), {most:.0f} ms (p99), {last:.0f} ms (most); "
+        f"{wrong} wrong, {lost} lost, {failed} failed; normal again "
         f"after {recovery:.1f} s",
         not wrong + lost + failed and tally.of(Outcome.ANSWERED) > 0,
         nearly_all <= DEADLINE_MS + TOLERANCE_MS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
 from weakref import WeakKeyDictionary
 
@@ -97,14 +98,23 @@ class Engine:
     def _ticket(self, job: Job, streams: bool) -> Iterator[Ticket]:
         loop = asyncio.get_running_loop()
         mailbox = self._mailboxes.setdefault(loop, Mailbox(loop))
+        if job.deadline < inf:
+            now = clock()
+            ahead = mailbox.lag.ahead(max(0.0, job.deadline - now), now)
+            job = replace(job, deadline=job.deadline - ahead)
         ticket = self._lanes.enter(mailbox, job, streams)
         timer = None
         if job.deadline < inf:
             left = max(0.0, job.deadline - clock()) / 1000
-            timer = loop.call_later(left, self._lanes.expire, ticket)
+            timer = loop.call_later(left, self._expire, mailbox, ticket)
         try:
             yield ticket
         finally:
             if timer is not None:
                 timer.cancel()
             self._lanes.cancel(ticket)
+
+    def _expire(self, mailbox: Mailbox, ticket: Ticket) -> None:
+        now = clock()
+        mailbox.lag.saw(max(0.0, now - ticket.job.deadline), now)
+        self._lanes.expire(ticket)

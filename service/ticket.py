@@ -10,6 +10,7 @@ import numpy as np
 
 from models.errors import OfframpError
 from models.runtime import Answers
+from service.loop_lag import LoopLag
 from service.request import Job, Routed
 
 Delivery = Routed | OfframpError
@@ -68,9 +69,15 @@ class Ticket:
 
 
 class Mailbox:
-    """Hands deliveries over to an event loop from any thread, waking it only when it sleeps."""
+    """Hands deliveries over to an event loop from any thread, waking it only when it sleeps.
+
+    Attributes
+    ----------
+    lag : of the loop
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.lag = LoopLag()
         self._loop = loop
         self._due: deque[tuple[Ticket, Delivery]] = deque()
         self._is_called = False

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -275,6 +276,20 @@ async def test_at_its_deadline_a_row_is_answered_with_the_deepest_answer_it_has(
     assert bench.counted("deadline_answers_total") == 8
     bench.wrapped.release.set()
     assert len((await engine.run(job(sent))).exits) == 8
+
+
+async def test_where_the_loop_is_late_a_request_is_over_ahead_of_its_deadline(bench: Bench) -> None:
+    engine = bench.engine(milliseconds=0.01)
+    bench.wrapped.hold()
+    # the loop is busy with something else when the first deadline comes
+    asyncio.get_running_loop().call_later(0.01, time.sleep, 0.1)
+    with pytest.raises(DeadlineExceeded):
+        await engine.run(job(bench.rows[:1], deadline=engine.clock() + 20))
+    deadline = engine.clock() + 400
+    with pytest.raises(DeadlineExceeded):
+        await engine.run(job(bench.rows[:1], deadline=deadline))
+    assert engine.clock() <= deadline - 80  # twice what it was late, less what is forgotten
+    bench.wrapped.release.set()
 
 
 async def test_a_deadline_before_any_answer_fails_the_request(bench: Bench) -> None:
