@@ -20,7 +20,7 @@ from models.manifest import Exit
 from models.runtime import StageRuntime
 
 NAME = "heavy"
-EXITS, COLUMNS, WIDTH, PRODUCTS = 4, 16, 512, 128
+EXITS, COLUMNS, WIDTH, PRODUCTS = 4, 16, 512, 384
 OPSET = 18
 LEAVING = 0.4
 """Of the rows that come to an exit; the last takes the others."""
