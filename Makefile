@@ -14,7 +14,7 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: serve bundle bento container-test test test-fast fuzz gpu-check soak faults lint format clean
+.PHONY: serve bundle bento container-test test test-fast fuzz gpu-check soak faults bench bench-quick lint format clean
 
 # Only the default bundle is built; any other that is missing is for the service to refuse.
 serve: $(VENV)/.calibration $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## build the default bundle once and serve it
@@ -51,6 +51,41 @@ soak: $(VENV)/.dev $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## the ser
 faults: $(VENV)/.dev $(if $(filter $(DEFAULT_BUNDLE),$(BUNDLE)),bundle) ## the service under faults, written to docs/reliability.md; ONLY="drift clock-jump" chooses
 	$(BIN)/python benchmarks/faults.py --bundle $(BUNDLE) $(addprefix --only ,$(ONLY))
 
+# The data are named by hand: DATA has goemotions/ and mulan/, MINILM is all-MiniLM-L6-v2.
+# Without them the digits alone are compared.
+MLSERVER = $(VENV)-mlserver
+GOEMOTIONS = --data $(DATA)/goemotions/train.tsv --tune $(DATA)/goemotions/dev.tsv \
+	--test $(DATA)/goemotions/test.tsv --label-names $(DATA)/goemotions/labels.txt
+BIBTEX = $(DATA)/mulan/bibtex/bibtex
+COMPARED = $(if $(DATA),bundles/bibtex $(if $(MINILM),bundles/emotions-model bundles/emotions-labels))
+SERVED = --mlserver-python $(MLSERVER)/bin/python \
+	$(if $(DATA),--table-bundle bundles/bibtex --table $(BIBTEX)-test.arff) \
+	$(if $(MINILM),--encoder-bundle bundles/emotions-model --nearest-bundle bundles/emotions-labels --texts $(DATA)/goemotions)
+
+bench: $(VENV)/.dev $(MLSERVER)/.installed bundle $(COMPARED) ## offramp beside its peers, quality against cost, scale: written to docs/results.md
+	$(BIN)/python benchmarks/serving.py $(SERVED) --out docs/results.md --picture docs/side-by-side.png
+	$(BIN)/python benchmarks/quality_cost.py $(addprefix --data ,$(DATA)) $(addprefix --minilm ,$(MINILM)) --out docs/results.md --picture docs/quality-cost.png
+	$(BIN)/python benchmarks/scale.py --out docs/results.md
+
+bench-quick: $(VENV)/.dev $(MLSERVER)/.installed bundle ## every server of the comparison and every table of scale, for a moment
+	$(BIN)/python benchmarks/serving.py --mlserver-python $(MLSERVER)/bin/python --quick
+	$(BIN)/python benchmarks/scale.py --quick
+
+$(MLSERVER)/.installed: benchmarks/peers/mlserver.txt
+	@echo "installing MLServer into $(MLSERVER) (once, a minute)"
+	$(PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bundles/emotions-model: | $(VENV)/.calibration
+	$(BIN)/offramp calibrate --model $(MINILM) $(GOEMOTIONS) --against model --guarantee hamming --epsilon 0.03 --out $@
+
+bundles/emotions-labels: | $(VENV)/.calibration
+	$(BIN)/offramp calibrate --model $(MINILM) $(GOEMOTIONS) --out $@
+
+bundles/bibtex: | $(VENV)/.calibration
+	$(BIN)/offramp train --data $(BIBTEX)-train.arff --test $(BIBTEX)-test.arff --guarantee sample-f1 --against labels --out $@
+
 # Runs on $(PYTHON) as it is: a machine with a GPU may have no way to install the rest.
 gpu-check: ## device tests and engine benchmark on an NVIDIA GPU, written to docs/gpu.md
 	$(PYTHON) -m benchmarks.gpu_check
@@ -65,7 +100,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) bundles
+	rm -rf $(VENV) $(MLSERVER) bundles
 
 # An existing bundle is never rebuilt by make: `offramp demo --force` does that.
 $(DEFAULT_BUNDLE)/manifest.json: | $(VENV)/.calibration

@@ -123,7 +123,7 @@ async def open_loop(
         tasks.extend(asyncio.create_task(ask(number)) for number in range(first, behind))
 
     begun = perf_counter()
-    await asyncio.to_thread(_keep_times, times, begun, start, loop, stop)
+    await asyncio.to_thread(keep_times, times, begun, start, loop, stop)
     await asyncio.gather(*tasks)
     due = begun + times
     told = (times >= warm) & np.isfinite(done)
@@ -149,13 +149,21 @@ async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
             raise outcome
 
 
-def _keep_times(
+def keep_times(
     times: np.ndarray,
     begun: float,
     start: Callable[[int, int], None],
     loop: asyncio.AbstractEventLoop,
     stop: threading.Event,
 ) -> None:
+    """Have the loop call `start(first, behind)` when arrivals `first` to `behind` - 1 are due.
+
+    For a thread of its own.
+
+    Parameters
+    ----------
+    times : seconds after `begun`, ascending
+    """
     sent = 0
     while sent < len(times) and not stop.is_set():
         now = perf_counter() - begun

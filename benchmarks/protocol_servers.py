@@ -80,9 +80,9 @@ def offramp(bundle: Bundle, folder: Path) -> Iterator[Server]:
     """The service over a bundle, as `make serve` starts it."""
     server = Server(*free_ports(2))
     environment = {"OFFRAMP_BUNDLE": str(bundle.path), "OFFRAMP_GRPC_PORT": str(server.grpc)}
-    command = [_bentoml(), "serve", "service.app:Offramp", "--port", server.http]
+    command = [bentoml_program(), "serve", "service.app:Offramp", "--port", server.http]
     log = folder / f"offramp-{bundle.manifest.name}.log"
-    with _running(command, ROOT, log, server, "/readyz", environment):
+    with running(command, ROOT, log, server, "/readyz", environment):
         yield server
 
 
@@ -91,8 +91,8 @@ def bare_bentoml(folder: Path, labels: int) -> Iterator[Server]:
     """A BentoML service of two APIs: `/predict` takes JSON, `/upload` binary data."""
     server = Server(*free_ports(1))
     (folder / "bare.py").write_text(f"LABELS = {labels}\n{BENTOML_SERVICE}")
-    command = [_bentoml(), "serve", "bare:Bare", "--port", server.http]
-    with _running(command, folder, folder / "bentoml.log", server, "/readyz", {}):
+    command = [bentoml_program(), "serve", "bare:Bare", "--port", server.http]
+    with running(command, folder, folder / "bentoml.log", server, "/readyz", {}):
         yield server
 
 
@@ -115,20 +115,28 @@ def mlserver(
         (folder / model / "model-settings.json").write_text(json.dumps(facts))
     server = Server(http, grpc)
     command = [python.parent / "mlserver", "start", folder]
-    with _running(command, folder, folder / "mlserver.log", server, "/v2/health/ready", {}):
+    with running(command, folder, folder / "mlserver.log", server, "/v2/health/ready", {}):
         yield server
 
 
 @contextmanager
-def _running(
+def running(
     command: Sequence[object],
     folder: Path,
     log: Path,
     server: Server,
     ready: str,
     environment: Mapping[str, str],
-) -> Iterator[None]:
-    """Run a server from when it is ready to the end of the block."""
+) -> Iterator[psutil.Process]:
+    """Run a server from when it is ready to the end of the block.
+
+    Parameters
+    ----------
+    folder : to run it in
+    log : file for what it prints
+    ready : path that answers 200 when it is
+    environment : beside that of this process
+    """
     words = [str(part) for part in command]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -144,7 +152,7 @@ def _running(
             raise SystemExit(
                 f"a server did not start: {' '.join(words)}\n{log.read_text()[-4000:]}"
             )
-        yield
+        yield psutil.Process(process.pid)
     finally:
         _stop(process)
 
@@ -178,5 +186,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _bentoml() -> Path:
+def bentoml_program() -> Path:
+    """The command of this environment."""
     return Path(sys.executable).parent / "bentoml"

@@ -1,0 +1,167 @@
+"""Side by side: offramp and what people use today, as servers under the same load.
+
+    python benchmarks/serving.py [--bundle bundles/digits] [--mlserver-python VENV/bin/python]
+        [--encoder-bundle DIR --nearest-bundle DIR --texts DIR] [--table-bundle DIR --table FILE]
+        [--out docs/results.md] [--picture docs/side-by-side.png] [--quick]
+
+Every contender is a server of its own on the loopback, all of them on the same cores, the client
+on another; one works at a time. GoEmotions needs two bundles of the same encoder, `offramp
+calibrate --against model` and the same `--against labels`: the second says where a model would be
+cut off at best. MLServer needs an environment of its own (`make mlserver`). The exit status is 1
+where the certified policy answers fewer rows than the full model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import onnxruntime
+import psutil
+from engine_table import Table, Target, target_table
+from protocol_cores import Cores, divided_cores
+from result_page import with_section
+from serving_case import Case, digits_case, table_case, text_case
+from serving_rounds import PEER_KEY, QUICK, Outcome, Plan, measure
+from serving_tables import OURS, ratio, serving_tables, serving_targets
+
+from models.machine import machine_name
+
+HEADING = "## Side by side"
+SWAPPED = 2**20
+"""Bytes that may be swapped during a run."""
+
+
+def cases(arguments: argparse.Namespace, plan: Plan) -> Iterator[Case]:
+    if arguments.encoder_bundle:
+        yield text_case(
+            arguments.encoder_bundle, arguments.nearest_bundle, arguments.texts, plan.rows
+        )
+    yield digits_case(arguments.bundle, plan.rows)
+    if arguments.table_bundle:
+        yield table_case(arguments.table_bundle, arguments.table, plan.rows)
+
+
+def measured(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> list[Outcome]:
+    outcomes = []
+    before = psutil.swap_memory().sout
+    for case in cases(arguments, plan):
+        with tempfile.TemporaryDirectory() as name:
+            outcomes.append(measure(case, plan, cores, Path(name), arguments.mlserver_python))
+    if psutil.swap_memory().sout - before > SWAPPED:
+        raise SystemExit("the machine swapped: run it again with more memory free")
+    return outcomes
+
+
+def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
+    quick = " Quick: too short to quote." if arguments.quick else ""
+    peer = "MLServer was left out: `--mlserver-python` names none"
+    if arguments.mlserver_python:
+        peer = f"MLServer {_version(arguments.mlserver_python, 'mlserver')}"
+    return f"""{HEADING}
+
+    python benchmarks/serving.py {" ".join(map(_short, arguments.command))}
+
+* {machine_name()}; the client on {_words(cores.client)}, every server on {_words(cores.servers)}; \
+all are up, one works at a time
+* Python {platform.python_version()}, ONNX Runtime {onnxruntime.__version__}, \
+BentoML {version("bentoml")}, PyTorch {version("torch")}; {peer}
+* (a), (b) offramp as `make serve` starts it, with its monitor; (c) a BentoML service with the \
+full model in ONNX Runtime and BentoML's adaptive batching; (d) the same with a model that is cut \
+off, for all rows, at the layer that offramp's profile found nearest to the labels, or before the \
+last where that is the last; (e) MLServer with the full model and its adaptive batching, in one \
+process without debugging output; (f) BentoML with the bundle's own stages in eager PyTorch, a \
+batch going through them until its last row has left. The settings of (c), (d) and (e) are those \
+of a sweep with the most rows per second, (f) has those of (c); (c') is (c) with the setting of \
+the lowest latency, where that is another.
+* {plan.rounds} rounds, in which all take turns; figures are medians of the rounds, with quartiles \
+in brackets; ratios are taken within a round.{quick}
+"""
+
+
+def _version(python: Path, package: str) -> str:
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def _words(cores: Sequence[int]) -> str:
+    if not cores:
+        return "any core"
+    return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
+
+
+def _short(word: str) -> str:
+    """A path of this machine by its last part."""
+    return Path(word).name if Path(word).is_absolute() else word
+
+
+def parse(command: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bundle", type=Path, default=Path("bundles/digits"))
+    parser.add_argument("--encoder-bundle", type=Path, help="GoEmotions, held to the model")
+    parser.add_argument("--nearest-bundle", type=Path, help="GoEmotions, held to the labels")
+    parser.add_argument("--texts", type=Path, help="directory with test.tsv and labels.txt")
+    parser.add_argument("--table-bundle", type=Path, help="where early exit does not pay")
+    parser.add_argument("--table", type=Path, help="its rows, with labels")
+    parser.add_argument("--mlserver-python", type=Path, help="python of MLServer's environment")
+    parser.add_argument("--out", type=Path, help="page whose section is replaced")
+    parser.add_argument("--picture", type=Path, help="PNG of the comparison")
+    parser.add_argument("--quick", action="store_true", help="short, to see that all of it runs")
+    arguments = parser.parse_args(command)
+    texts = (arguments.encoder_bundle, arguments.nearest_bundle, arguments.texts)
+    if any(texts) and not all(texts):
+        parser.error("--encoder-bundle, --nearest-bundle and --texts go together")
+    if bool(arguments.table_bundle) != bool(arguments.table):
+        parser.error("--table-bundle and --table go together")
+    arguments.command = command
+    return arguments
+
+
+def tables(outcomes: Sequence[Outcome], plan: Plan) -> tuple[list[Table], list[Target]]:
+    found = [table for outcome in outcomes for table in serving_tables(outcome, plan.size)]
+    return found, [target for outcome in outcomes for target in serving_targets(outcome)]
+
+
+def beats(outcome: Outcome) -> bool:
+    """Whether the certified policy answers more rows than the full model of a peer."""
+    by_key = outcome.measured
+    found = float(np.median(ratio(by_key[OURS, "JSON"], by_key[PEER_KEY, "JSON"])))
+    print(f"{outcome.case.name}: (a) answers {found:.2f} times the rows of (c)")
+    return found > 1
+
+
+def main(command: list[str]) -> int:
+    begun = perf_counter()
+    arguments = parse(command)
+    plan, cores = QUICK if arguments.quick else Plan(), divided_cores()
+    page = heading(arguments, cores, plan)
+    print(page, flush=True)
+    outcomes = measured(arguments, cores, plan)
+    found, targets = tables(outcomes, plan)
+    found = [target_table(targets), *found]
+    for table in found:
+        print(table.plain())
+    if arguments.picture:
+        from serving_picture import draw
+
+        draw(outcomes, arguments.picture)
+    if arguments.out:
+        section = "\n".join([page, *(table.markdown() for table in found)])
+        old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
+        arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
+    print(f"took {perf_counter() - begun:.0f} s")
+    # of cases where early exit does not pay nothing is expected
+    return 0 if all([beats(outcome) for outcome in outcomes if "d" in outcome.case.keys]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

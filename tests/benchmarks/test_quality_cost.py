@@ -1,0 +1,35 @@
+"""Areas under quality-cost curves."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from models.measurements import QualityCurve, QualityPoint
+from tests.conftest import ROOT
+
+sys.path.append(str(ROOT / "benchmarks"))  # scripts import their neighbours by name
+
+from quality_cost import area
+
+
+def curve(*points: tuple[float, float]) -> QualityCurve:
+    made = (QualityPoint(time=t, micro_f1=q, set_agreement=0.5) for t, q in points)
+    return QualityCurve(method="m", points=tuple(made))
+
+
+def test_the_area_is_the_mean_of_the_best_for_at_most_that_time() -> None:
+    assert area(curve((1.0, 0.9), (0.5, 0.8), (0.2, 0.6)), 0.2, 1.0) == pytest.approx(
+        (0.3 * 0.6 + 0.5 * 0.8) / 0.8
+    )
+
+
+def test_a_dearer_setting_that_is_worse_takes_nothing_away() -> None:
+    assert area(curve((0.5, 0.4), (0.2, 0.8)), 0.2, 1.0) == pytest.approx(0.8)
+
+
+def test_a_setting_cheaper_than_the_range_counts_from_its_beginning() -> None:
+    assert area(curve((0.1, 0.5), (0.6, 0.7)), 0.2, 1.0) == pytest.approx(
+        (0.4 * 0.5 + 0.4 * 0.7) / 0.8
+    )
