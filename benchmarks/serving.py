@@ -153,14 +153,14 @@ def main(command: list[str]) -> int:
     if arguments.picture:
         from serving_picture import draw
 
-        draw(outcomes, arguments.picture)
+        draw([outcome for outcome in outcomes if outcome.case.is_whole], arguments.picture)
     if arguments.out:
         section = "\n".join([page, *(table.markdown() for table in found)])
         old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
         arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
     print(f"took {perf_counter() - begun:.0f} s")
     # of cases where early exit does not pay nothing is expected
-    return 0 if all([beats(outcome) for outcome in outcomes if "d" in outcome.case.keys]) else 1
+    return 0 if all([beats(outcome) for outcome in outcomes if outcome.case.is_whole]) else 1
 
 
 if __name__ == "__main__":

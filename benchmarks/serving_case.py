@@ -22,6 +22,7 @@ Format = Literal["predict", "OIP JSON", "OIP gRPC"]
 PREDICT, INFER = "/predict", "/v2/models/{}/infer"
 ANSWERS = ("probabilities", "labels")
 DIGITS = 3  # behind the point
+ALL = ("a", "a'", "b", "c", "d", "e", "f")
 PEER = "peer"
 """What MLServer calls its model."""
 
@@ -46,7 +47,7 @@ class Case:
     static: int
     rows: RawRows
     truth: np.ndarray
-    keys: Sequence[str] = ("a", "a'", "b", "c", "d", "e", "f")
+    keys: Sequence[str] = ALL
     asked: bool = False
     _written: dict[tuple[Format, str, int], list[bytes]] = field(default_factory=dict)
 
@@ -59,6 +60,11 @@ class Case:
     def is_text(self) -> bool:
         """Whether rows are texts, and not numbers."""
         return isinstance(self.rows[0], str)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all contenders are compared."""
+        return self.keys == ALL
 
     @property
     def static_layer(self) -> str:

@@ -10,7 +10,7 @@ from peers.peer_model import FACTS, MODEL, ROUTE, STAGE, TOKENIZER
 
 from models.bundle import Bundle
 from models.graph import split_stages
-from models.preprocessing import TextPreprocessing
+from models.preprocessing import NumberPreprocessing, TextPreprocessing
 from service.options import DEFAULTS, thresholds_of
 
 
@@ -42,5 +42,7 @@ def _write(folder: Path, bundle: Bundle, exits: list[int], name: str) -> Path:
     if isinstance(preprocessing, TextPreprocessing):
         facts |= {"max_tokens": preprocessing.max_tokens, "pad_id": preprocessing.pad_id}
         (folder / TOKENIZER).write_bytes(bundle.files[TOKENIZER])
+    if isinstance(preprocessing, NumberPreprocessing):
+        facts |= {"mean": preprocessing.mean, "scale": preprocessing.scale}
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
     return folder

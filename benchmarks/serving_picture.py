@@ -65,7 +65,7 @@ def _latencies(axes: Axes, outcome: Outcome) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yticks(range(len(keys)), [])
-    axes.legend(fontsize=8.5, loc="lower right", frameon=False)
+    axes.legend(fontsize=8.5, loc="upper right")
     _finish(axes, f"latency at {TARGET_LOAD:.0%} load, over (c)'s")
 
 

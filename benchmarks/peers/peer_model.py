@@ -34,6 +34,9 @@ class PeerInputs:
         self.labels: list[str] = facts["labels"]
         self.names: list[str] = facts["inputs"]
         self._tokenizer: Any = None
+        self._mean = np.array(facts.get("mean") or 0.0)
+        self._scale = np.array(facts.get("scale") or 1.0)
+        self._standardised = bool(facts.get("mean"))
         if (folder / TOKENIZER).exists():
             from tokenizers import Tokenizer
 
@@ -44,6 +47,8 @@ class PeerInputs:
     def encode(self, rows: Sequence[Any] | np.ndarray) -> dict[str, np.ndarray]:
         """By the inputs' names: numbers as float32 (b, ...), texts as int64 (b, T) each."""
         if self._tokenizer is None:
+            if self._standardised:
+                rows = (np.asarray(rows) - self._mean) / self._scale
             return {self.names[0]: np.ascontiguousarray(rows, np.float32)}
         encodings = self._tokenizer.encode_batch_fast(list(rows))
         found = {
