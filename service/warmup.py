@@ -78,6 +78,8 @@ def open_engine(bundle: Bundle, settings: Settings, metrics: ModelMetrics) -> En
     else:
         lanes, runtime = 1 if settings.lanes == "auto" else settings.lanes, open_runtime(1)
     costs = measure_costs(runtime, probe, settings.max_batch_rows)
+    if isinstance(runtime, StageRuntime):
+        runtime.release(probe)
     options = EngineOptions(
         lanes, settings.max_queue_rows, settings.max_wait_ms, settings.mode, settings.overload
     )
