@@ -3,8 +3,9 @@
     PYTHON=python3 make gpu-check
 
 Needs numpy, onnx, onnxruntime-gpu and prometheus-client, and nothing that is built: no venv, no
-bundle, neither BentoML nor torch. Where something is missing it says so, exits 1 and writes
-nothing.
+bundle, neither BentoML nor torch. Where one of these is missing it says so, exits 1 and writes
+nothing. Where the whole project is installed and bundles/digits is there, servers are compared too
+(`benchmarks/serving.py`), with MLServer where .venv-mlserver is.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ NEEDED = {
     "prometheus_client": "prometheus-client",
 }
 """Module -> distribution."""
+NEEDED_FOR_SERVERS = {"bentoml": "bentoml", "grpc": "grpcio", "tritonclient": "tritonclient"}
+DIGITS, MLSERVER = ROOT / "bundles" / "digits", ROOT / ".venv-mlserver" / "bin" / "python"
 
 
 def main() -> int:
@@ -40,9 +43,29 @@ def main() -> int:
         engine = str(ROOT / "benchmarks" / "engine.py")
         if run([sys.executable, engine, "--device", "cuda", "--out", str(table)]):
             return stop("the engine benchmark failed")
+        left_out = missing_servers()
+        if left_out:
+            print(f"gpu-check: no servers are compared: {left_out}")
+        elif run([sys.executable, *served(table)]):
+            return stop("the comparison of servers failed")
         PAGE.write_text(page(machine(), versions(), table.read_text()), encoding="utf-8")
     print(f"gpu-check: wrote {PAGE.relative_to(ROOT)}")
     return 0
+
+
+def missing_servers() -> str:
+    """Why servers cannot be compared; nothing where they can."""
+    missing = [name for module, name in NEEDED_FOR_SERVERS.items() if find_spec(module) is None]
+    if missing:
+        return f"{sys.executable} has no {', '.join(missing)}"
+    return "" if DIGITS.is_dir() else f"{DIGITS.relative_to(ROOT)} is not there: make bundle"
+
+
+def served(table: Path) -> list[str]:
+    """The command that compares servers, its tables behind the engine's."""
+    peer = ["--mlserver-python", str(MLSERVER)] if MLSERVER.exists() else []
+    command = [str(ROOT / "benchmarks" / "serving.py"), "--device", "cuda", "--bundle", str(DIGITS)]
+    return [*command, *peer, "--out", str(table)]
 
 
 def missing_packages() -> str:

@@ -55,7 +55,8 @@ def measured(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> list[Ou
     before = psutil.swap_memory().sout
     for case in cases(arguments, plan):
         with tempfile.TemporaryDirectory() as name:
-            outcomes.append(measure(case, plan, cores, Path(name), arguments.mlserver_python))
+            peer, device = arguments.mlserver_python, arguments.device
+            outcomes.append(measure(case, plan, cores, Path(name), peer, device))
     if psutil.swap_memory().sout - before > SWAPPED:
         raise SystemExit("the machine swapped: run it again with more memory free")
     return outcomes
@@ -71,7 +72,7 @@ def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
     python benchmarks/serving.py {" ".join(map(_short, arguments.command))}
 
 * {machine_name()}; the client on {_words(cores.client)}, every server on {_words(cores.servers)}; \
-all are up, one works at a time
+all are up, one works at a time; models on {arguments.device}
 * Python {platform.python_version()}, ONNX Runtime {onnxruntime.__version__}, \
 BentoML {version("bentoml")}, PyTorch {version("torch")}; {peer}
 * (a), (b) offramp as `make serve` starts it, with its monitor; (c) a BentoML service with the \
@@ -113,6 +114,7 @@ def parse(command: list[str]) -> argparse.Namespace:
     parser.add_argument("--table-bundle", type=Path, help="where early exit does not pay")
     parser.add_argument("--table", type=Path, help="its rows, with labels")
     parser.add_argument("--mlserver-python", type=Path, help="python of MLServer's environment")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all models")
     parser.add_argument("--out", type=Path, help="page whose section is replaced")
     parser.add_argument("--picture", type=Path, help="PNG of the comparison")
     parser.add_argument("--quick", action="store_true", help="short, to see that all of it runs")

@@ -7,11 +7,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import psutil
-from peers.peer_model import FOLDER
+from peers.peer_model import DEVICE, FOLDER
 from protocol_servers import ROOT, Server, bentoml_program, running
 from reliability_server import APP, free_ports
 from serving_case import INFER, PEER, PREDICT, Case, Format
@@ -24,6 +25,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 MIB = 2**20
 
 Way = Literal["JSON", "gRPC"]
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Contender:
     folder : the bundle, or what a peer serves
     model : its name for the Open Inference Protocol
     batching : of a peer
+    device : where the model runs
     """
 
     key: str
@@ -71,6 +74,7 @@ class Contender:
     model: str = PEER
     mode: str = "rebatch"
     batching: Batching = Batching()
+    device: Device = "cpu"
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -116,8 +120,13 @@ class RunningContender:
         return [self.process, *self.process.children(recursive=True)]
 
 
-def contenders(case: Case, folder: Path, with_mlserver: bool) -> list[Contender]:
-    """All of one case; what the peers serve is written into `folder`."""
+def contenders(
+    case: Case, folder: Path, with_mlserver: bool, device: Device = "cpu"
+) -> list[Contender]:
+    """All of one case; what the peers serve is written into `folder`.
+
+    On a device the last is there where torch has one, too.
+    """
     bundle, nearest = case.bundle, case.nearest
     full = write_peer(folder / "full", bundle, bundle.manifest.depth)
     cut = write_peer(folder / "static", nearest, case.static)
@@ -133,7 +142,21 @@ def contenders(case: Case, folder: Path, with_mlserver: bool) -> list[Contender]
     if with_mlserver:
         peers.append(Contender("e", "MLServer, full model", "MLServer", full))
     peers.append(Contender("f", "BentoML, exits in eager PyTorch", "eager", eager))
-    return [contender for contender in (*ours, *peers) if contender.key in case.keys]
+    if device == "cuda" and not _torch_has_cuda():
+        peers.pop()
+    return [
+        replace(contender, device=device)
+        for contender in (*ours, *peers)
+        if contender.key in case.keys
+    ]
+
+
+def _torch_has_cuda() -> bool:
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @contextmanager
@@ -170,6 +193,7 @@ def _start_offramp(contender: Contender, folder: Path) -> Iterator[tuple[Server,
         "OFFRAMP_BUNDLE": str(contender.folder.resolve()),
         "OFFRAMP_GRPC_PORT": str(server.grpc),
         "OFFRAMP_MODE": contender.mode,
+        "OFFRAMP_DEVICE": contender.device,
     }
     command = [bentoml_program(), "serve", APP, "--port", server.http]
     log = folder / "server.log"
@@ -228,6 +252,7 @@ def _start_mlserver(
 def _environment(contender: Contender) -> Mapping[str, str]:
     return {
         FOLDER: str(contender.folder.resolve()),
+        DEVICE: contender.device,
         "PEER_BATCH": str(contender.batching.rows),
         "PEER_LATENCY": str(contender.batching.milliseconds),
         "TOKENIZERS_PARALLELISM": "false",

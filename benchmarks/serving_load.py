@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
@@ -18,6 +18,8 @@ from protocol_clients import INFER
 from soak_http import HttpClient, Lost, NotTaken
 
 JSON = {"Content-Type": "application/json"}
+TIMES = 5
+"""That a request is sent, where its answer is what is wanted."""
 
 
 class Door(Protocol):
@@ -68,21 +70,22 @@ class GrpcDoor:
 
 
 async def answers(door: Door, requests: Sequence[bytes], clients: int) -> list[bytes]:
-    """All answers, in the order of the requests.
+    """All answers, in the order of the requests; what is not answered is sent again.
 
     Raises
     ------
     RuntimeError
-        When one is missing.
+        When one is still missing.
     """
     found: list[bytes | None] = [None] * len(requests)
-    left = iter(range(len(requests)))
 
-    async def client() -> None:
+    async def client(left: Iterator[int]) -> None:
         for number in left:
             found[number] = await door.ask(requests[number])
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    for _ in range(TIMES):
+        left = iter([number for number, answer in enumerate(found) if answer is None])
+        await asyncio.gather(*(client(left) for _ in range(clients)))
     whole = [answer for answer in found if answer is not None]
     if len(whole) < len(found):
         raise RuntimeError(f"found {len(whole)} answers, expected {len(found)}")

@@ -16,6 +16,7 @@ from serving_contenders import (
     MLSERVER_SETTINGS,
     Batching,
     Contender,
+    Device,
     RunningContender,
     Way,
     contenders,
@@ -103,10 +104,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Tried:
-    """One setting of a peer, with single-row requests.
+    """One setting of a peer.
 
-    rate : per second, saturated
-    share : of the requests that were answered
+    rate : single-row requests per second, saturated
+    share : of the requests that were answered, of single rows or of more: the lesser
     p50 : milliseconds in an open loop; infinite where it was not measured
     """
 
@@ -143,13 +144,18 @@ class Outcome:
 
 
 def measure(
-    case: Case, plan: Plan, cores: Cores, folder: Path, mlserver_python: Path | None
+    case: Case,
+    plan: Plan,
+    cores: Cores,
+    folder: Path,
+    mlserver_python: Path | None,
+    device: Device = "cpu",
 ) -> Outcome:
     """Sweep the peers' settings, then load everybody in turns."""
     pin(cores.servers)
     sweep = _Sweep(case, plan, cores, folder / "sweep", mlserver_python)
     chosen: list[Contender] = []
-    for contender in contenders(case, folder / "models", mlserver_python is not None):
+    for contender in contenders(case, folder / "models", mlserver_python is not None, device):
         if contender.kind in SETTINGS:
             chosen.append(replace(contender, batching=sweep.best(contender)))
         elif contender.kind == "eager":
@@ -194,10 +200,7 @@ class _Sweep:
         tried = self.tried.setdefault(contender.key, {})
         for batching in SETTINGS[contender.kind][: self._plan.settings]:
             with self._running(contender, batching) as running:
-                load = asyncio.run(
-                    _single(running, self._case, self._plan, "JSON", self._plan.sweep)
-                )
-            tried[batching] = Tried(load.rate, load.share)
+                tried[batching] = asyncio.run(self._loads(running))
             self._say(contender, batching)
         return max(tried, key=lambda setting: tried[setting].worth)
 
@@ -213,6 +216,13 @@ class _Sweep:
             tried[batching] = replace(found, p50=latency.p50)
             self._say(contender, batching)
         return min(tried, key=lambda setting: tried[setting].p50)
+
+    async def _loads(self, running: RunningContender) -> Tried:
+        """Judged by single rows, but it has to answer larger requests as well."""
+        plan, case = self._plan, self._case
+        alone = await _saturated(running, case, plan, 1, plan.clients, plan.sweep)
+        larger = await _saturated(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
+        return Tried(alone.rate, min(alone.share, larger.share))
 
     async def _latency(self, running: RunningContender, rate: float) -> Latency:
         contender, door = running.contender, running.door("JSON")
@@ -238,12 +248,13 @@ class _Sweep:
         _say(f"{self._case.name}: {contender.key}, batching {batching}: {found}")
 
 
-async def _single(
-    running: RunningContender, case: Case, plan: Plan, way: Way, seconds: float
+async def _saturated(
+    running: RunningContender, case: Case, plan: Plan, size: int, clients: int, seconds: float
 ) -> Saturated:
-    contender, door = running.contender, running.door(way)
-    requests = case.requests(contender.format(way), contender.model, 1)
-    found = await saturated(door, requests, plan.clients, plan.warm + seconds / 2, seconds)
+    """Over JSON, on new connections; warmed up for longer, as the server is new."""
+    contender, door = running.contender, running.door("JSON")
+    requests = case.requests(contender.format("JSON"), contender.model, size)
+    found = await saturated(door, requests, clients, plan.warm + seconds / 2, seconds)
     await door.close()
     return found
 
@@ -261,8 +272,9 @@ class _Rounds:
         for key, way in self.measured:
             await self._answer_pool(key, way)
         peer = self._running[PEER_KEY]
-        load = await _single(peer, self._case, self._plan, "JSON", self._plan.load)
-        self.capacity = load.rate
+        plan = self._plan
+        full = await _saturated(peer, self._case, plan, 1, plan.clients, plan.load)
+        self.capacity = full.rate
         order = list(self.measured)
         for number in range(self._plan.rounds):
             shift = number * len(order) // self._plan.rounds

@@ -29,6 +29,7 @@ class EagerGraph:
     Parameters
     ----------
     model : of the operators below, opset 18 or newer
+    device : torch's name of where it runs
 
     Raises
     ------
@@ -36,7 +37,7 @@ class EagerGraph:
         When the graph has an operator that is not there.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, device: str = "cpu") -> None:
         graph = model.graph
         missing = {node.op_type for node in graph.node} - set(OPERATORS)
         if missing:
@@ -46,7 +47,7 @@ class EagerGraph:
         self.inputs = [value.name for value in graph.input]
         self.outputs = [value.name for value in graph.output]
         self._constants = {
-            tensor.name: torch.from_numpy(np.array(numpy_helper.to_array(tensor)))
+            tensor.name: torch.from_numpy(np.array(numpy_helper.to_array(tensor))).to(device)
             for tensor in graph.initializer
         }
         self._nodes = [

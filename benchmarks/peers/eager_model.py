@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import torch
 from eager_graph import EagerGraph
-from peer_model import ROUTE, STAGE, PeerInputs
+from peer_model import DEVICE, ROUTE, STAGE, PeerInputs
 
 
 class EagerModel:
@@ -27,9 +27,10 @@ class EagerModel:
         self._thresholds: list[float] = route["thresholds"]
         self._carries: list[list[str]] = [*route["carries"], []]
         self._inputs = PeerInputs(folder)
+        self._device = os.environ.get(DEVICE, "cpu")
         self.labels = self._inputs.labels
         self._stages = [
-            EagerGraph(onnx.load(folder / STAGE.format(number + 1)))
+            EagerGraph(onnx.load(folder / STAGE.format(number + 1)), self._device)
             for number in range(len(self._carries))
         ]
 
@@ -53,4 +54,4 @@ class EagerModel:
                 break
             known = {**feeds, **made}
             feeds = {name: known[name][~leaves] for name in carry}
-        return probabilities.numpy(), sets.numpy()
+        return probabilities.cpu().numpy(), sets.cpu().numpy()

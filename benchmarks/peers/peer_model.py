@@ -19,6 +19,9 @@ ROUTE, STAGE = "route.json", "stage{}.onnx"
 """Thresholds and carries, and the stages, where the model is served by stages."""
 FOLDER = "PEER_FOLDER"
 """Environment variable that names the folder."""
+DEVICE = "PEER_DEVICE"
+"""Environment variable: `cpu`, or `cuda`."""
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class PeerInputs:
@@ -60,7 +63,13 @@ class PeerInputs:
 
 
 class PeerModel:
-    """One ONNX Runtime session over the whole model, with all cores that the process may use."""
+    """One ONNX Runtime session over the whole model, with all cores that the process may use.
+
+    Raises
+    ------
+    RuntimeError
+        When ONNX Runtime has fallen back to another provider.
+    """
 
     def __init__(self, folder: Path) -> None:
         import onnxruntime
@@ -70,9 +79,11 @@ class PeerModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         path = str(folder / MODEL)
-        self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
+        provider = PROVIDERS[os.environ.get(DEVICE, "cpu")]
+        self._session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        found = self._session.get_providers()[0]
+        if found != provider:
+            raise RuntimeError(f"found {found}, expected {provider}")
         self._outputs = [output.name for output in self._session.get_outputs()][:2]
 
     def answer(self, rows: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from tritonclient.grpc import service_pb2
 
+from benchmarks import gpu_check
 from models.bundle import Bundle
 from models.graph import split_stages
 from models.policy import Policy
@@ -62,6 +63,17 @@ def test_eager_stages_answer_each_row_at_the_exit_of_the_policy(
     expected = at_exits(all_exits, exits)
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-4)
     np.testing.assert_array_equal(sets, expected.labels)
+
+
+def test_a_peer_whose_device_is_not_there_does_not_start(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not gpu_check.missing_device():
+        pytest.skip("there is a CUDA device here")
+    monkeypatch.setenv("PEER_DEVICE", "cuda")
+    folder = write_peer(tmp_path / "peer", case.bundle, 1)
+    with pytest.raises((RuntimeError, ValueError)):
+        PeerModel(folder)
 
 
 def test_an_operator_that_is_not_there_is_named() -> None:
@@ -144,5 +156,11 @@ async def test_answers_come_in_the_order_of_the_requests() -> None:
 
     requests = [bytes([number]) for number in range(9)]
     assert await answers(Whole(), requests, 4) == requests
-    with pytest.raises(RuntimeError, match="found 6 answers, expected 9"):
-        await answers(FakeDoor(), requests, 1)
+    assert await answers(FakeDoor(), requests, 2) == requests  # what failed is sent again
+
+    class Silent(FakeDoor):
+        async def ask(self, request: bytes) -> bytes | None:
+            return None
+
+    with pytest.raises(RuntimeError, match="found 0 answers, expected 9"):
+        await answers(Silent(), requests, 1)
