@@ -74,42 +74,49 @@ def area(curve: QualityCurve, least: float, most: float) -> float:
     return float(np.diff(bounds) @ best[at] / (most - least))
 
 
-def areas(manifest: Manifest) -> dict[str, float]:
-    """Of every way, over the times that all of them reach; none where there is one exit."""
-    curves = manifest.test.curves
-    if manifest.depth < 2:
-        return {}
-    least = max(min(point.time for point in curve.points) for curve in curves)
-    most = max(max(point.time for point in curve.points) for curve in curves)
-    return {curve.method: area(curve, least, most) for curve in curves} if most > least else {}
+def compared(w_path: QualityCurve, other: QualityCurve) -> tuple[float, float] | None:
+    """Areas of the W path and of another way, over the times that both reach; None without any."""
+    least = max(min(point.time for point in curve.points) for curve in (w_path, other))
+    most = max(max(point.time for point in curve.points) for curve in (w_path, other))
+    if most <= least:
+        return None
+    return area(w_path, least, most), area(other, least, most)
 
 
 def area_table(name: str, made: Sequence[Made]) -> Table:
-    """Every way, over the seeds."""
-    found = [areas(one.manifest) for one in made]
-    costs = [relative_costs(one.manifest.test.curves) for one in made if areas(one.manifest)]
-    methods = list(dict.fromkeys(method for one in found for method in one))
+    """Every other way beside the W path, over the seeds."""
     rows = []
-    for method in methods:
-        values = [one[method] for one in found if method in one]
-        gains = [one[W_PATH] - one[method] for one in found if method in one]
-        ratios = [cost for one in costs if (cost := one.get(method)) is not None]
+    curves = [{c.method: c for c in one.manifest.test.curves} for one in made]
+    for method in dict.fromkeys(method for one in curves for method in one if method != W_PATH):
+        both = [
+            pair
+            for one in curves
+            if W_PATH in one and method in one and (pair := compared(one[W_PATH], one[method]))
+        ]
+        costs = [
+            cost
+            for one in made
+            if one.manifest.depth > 1
+            and (cost := relative_costs(one.manifest.test.curves).get(method)) is not None
+        ]
         rows.append(
             (
                 method,
-                _told(values, 4),
-                "-" if method == W_PATH else _told(gains, 4),
-                "-" if method == W_PATH or not ratios else _told(ratios, 2),
+                str(len(both)),
+                _told([ours for ours, _ in both], 4),
+                _told([theirs for _, theirs in both], 4),
+                _told([ours - theirs for ours, theirs in both], 4),
+                _told(costs, 2),
             )
         )
     return Table(
         name,
-        f"`{COMMANDS[name]} --seed 0` to `{len(made) - 1}`; means over the seeds, with the least "
-        "and the most in brackets. Micro-F1 is the mean over computed time of the best that a way "
-        "reaches for it; ahead is the W path's less this way's; cost is that of the W path at "
-        f"equal micro-F1, over this way's. {_deployed(made)}",
-        ("way to leave", "micro-F1 over time", "W path ahead by", "W path's cost over its"),
-        rows or [("-", "-", "-", "-")],
+        f"`{COMMANDS[name]} --seed 0` to `{len(made) - 1}`; means over the seeds that have both, "
+        "with the least and the most in brackets. Micro-F1 is the mean over computed time of the "
+        "best that a way reaches for it, over the times that both reach; cost is that of the W "
+        f"path at equal micro-F1, over the other's. {_deployed(made)}",
+        ("other way", "seeds", "W path's micro-F1", "its micro-F1", "ahead by", "cost over its"),
+        rows or [("-",) * 6],
     )
 
 
@@ -125,6 +132,8 @@ def _deployed(made: Sequence[Made]) -> str:
 
 
 def _told(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
     low, high = min(values), max(values)
     return f"{np.mean(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
@@ -202,7 +211,8 @@ def make(command: str, seed: int, work: Path, paths: Mapping[str, str]) -> Made:
     told = _run(["offramp", "plan", str(out)], work).split("\n\n")
     plain = [" ".join(paragraph.split()) for paragraph in told]
     sentences = [text[text.index(WORTH) :] for text in plain if WORTH in text]
-    return Made(read_bundle(out).manifest, sentences[0] if sentences else plain[-1])
+    verdict = f"{sentences[0].split('. ')[0]}." if sentences else plain[-1]
+    return Made(read_bundle(out).manifest, verdict)
 
 
 def _words(command: str, paths: Mapping[str, str]) -> list[str]:

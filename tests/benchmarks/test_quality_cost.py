@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))  # scripts import their neighbours by name
 
-from quality_cost import area
+from quality_cost import area, compared
 
 
 def curve(*points: tuple[float, float]) -> QualityCurve:
@@ -33,3 +33,9 @@ def test_a_setting_cheaper_than_the_range_counts_from_its_beginning() -> None:
     assert area(curve((0.1, 0.5), (0.6, 0.7)), 0.2, 1.0) == pytest.approx(
         (0.4 * 0.5 + 0.4 * 0.7) / 0.8
     )
+
+
+def test_two_ways_are_compared_over_the_times_that_both_reach() -> None:
+    one, other = curve((1.0, 0.9), (0.2, 0.6)), curve((1.0, 0.9), (0.6, 0.5))
+    assert compared(one, other) == pytest.approx((0.6, 0.5))
+    assert compared(one, curve((1.0, 0.9))) is None
