@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,13 +23,13 @@ from time import perf_counter
 
 from engine_table import Table, Target, target_table
 from protocol_bundle import LABELS, write_free_bundle
-from protocol_cores import Cores, divided_cores, pin
+from protocol_cores import Cores, divided_cores, in_words, pin
 from protocol_doors import BENTOML, OURS, ROW_SHAPES, all_doors
 from protocol_engine import BareEngines
 from protocol_rounds import QUICK, Plan, Times, measure
 from protocol_servers import Server, bare_bentoml, mlserver, offramp
 from protocol_tables import added_table, door_targets, round_trip_table
-from result_page import with_section
+from result_page import short, version_in, write_section
 
 from models.bundle import Bundle
 from models.machine import machine_name
@@ -94,12 +93,12 @@ def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
     quick = " Quick: too short to quote." if arguments.quick else ""
     peer = "MLServer was left out: `--mlserver-python` names none"
     if arguments.mlserver_python:
-        peer = f"MLServer {_mlserver_version(arguments.mlserver_python)}"
+        peer = f"MLServer {version_in(arguments.mlserver_python, 'mlserver')}"
     return f"""{HEADING}
 
-    python benchmarks/protocol.py {" ".join(map(_short, arguments.command))}
+    python benchmarks/protocol.py {short(arguments.command)}
 
-* {machine_name()}; the client on {_words(cores.client)}, the servers on {_words(cores.servers)}
+* {machine_name()}; the client on {in_words(cores.client)}, the servers on {in_words(cores.servers)}
 * Python {platform.python_version()}, BentoML {version("bentoml")}, grpcio {version("grpcio")}; \
 {peer}
 * All servers are up, one works at a time, all as they come: MLServer and BentoML with their \
@@ -113,23 +112,6 @@ gets `/predict`'s document as JSON, and binary data as a file; it has no gRPC.
 * {plan.rounds} rounds, in which the servers take turns, {plan.requests} requests of each door a \
 round; figures are medians of the rounds' medians, with quartiles in brackets.{quick}
 """
-
-
-def _mlserver_version(python: Path) -> str:
-    program = "from importlib.metadata import version; print(version('mlserver'))"
-    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
-    return found.stdout.strip()
-
-
-def _words(cores: Sequence[int]) -> str:
-    if not cores:
-        return "any core"
-    return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
-
-
-def _short(word: str) -> str:
-    """A path of this machine by its last part."""
-    return Path(word).name if Path(word).is_absolute() else word
 
 
 def parse(command: list[str]) -> argparse.Namespace:
@@ -154,9 +136,7 @@ def main(command: list[str]) -> None:
         print(table.plain())
     print(f"took {perf_counter() - begun:.0f} s")
     if arguments.out:
-        section = "\n".join([page, *(table.markdown() for table in found)])
-        old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
-        arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
+        write_section(arguments.out, HEADING, [page, *(table.markdown() for table in found)])
 
 
 if __name__ == "__main__":

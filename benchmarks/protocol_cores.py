@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -25,3 +25,10 @@ def pin(cores: Collection[int]) -> None:
     """Keep this thread on the cores, and the threads and processes that it will start."""
     if cores:
         os.sched_setaffinity(0, cores)
+
+
+def in_words(cores: Sequence[int]) -> str:
+    """As a page names them."""
+    if not cores:
+        return "any core"
+    return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"

@@ -24,7 +24,7 @@ import numpy as np
 from engine_table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from result_page import with_section
+from result_page import short, write_section
 
 from calibration.quality_curves import W_PATH, relative_costs
 from models.bundle import read_bundle
@@ -51,6 +51,7 @@ COMMANDS = {
     ),
 }
 WIDTH, HEIGHT, DOTS = 10.0, 3.4, 120
+FEW = 12
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _draw_curves(panel: Axes, name: str, manifest: Manifest) -> None:
         ours = curve.method == W_PATH
         panel.plot(
             *zip(*points, strict=True),
-            "-" if len(points) > 12 else "o-",
+            "-" if len(points) > FEW else "o",  # between few settings there is nothing
             linewidth=2.2 if ours else 1.0,
             markersize=3.5,
             color="#1a7f5a" if ours else None,
@@ -268,10 +269,10 @@ def main(command: list[str]) -> None:
             for seed in range(arguments.seeds):
                 made.setdefault(name, []).append(make(COMMANDS[name], seed, Path(folder), paths))
                 print(f"{name}, seed {seed}: {perf_counter() - begun:.0f} s", flush=True)
-    given = " ".join(Path(w).name if Path(w).is_absolute() else w for w in arguments.command)
     page = (
-        f"{HEADING}\n\n    python benchmarks/quality_cost.py {given}\n\n* {machine_name()}; "
-        "MINILM is all-MiniLM-L6-v2, DATA the data as their authors publish them\n"
+        f"{HEADING}\n\n    python benchmarks/quality_cost.py {short(arguments.command)}\n\n"
+        f"* {machine_name()}; MINILM is all-MiniLM-L6-v2, DATA the data as their authors publish "
+        "them\n"
     )
     tables = [plan_table(made), *(area_table(name, ones) for name, ones in made.items())]
     for table in tables:
@@ -279,9 +280,7 @@ def main(command: list[str]) -> None:
     if arguments.picture:
         draw(made, arguments.picture)
     if arguments.out:
-        section = "\n".join([page, *(table.markdown() for table in tables)])
-        old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
-        arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
+        write_section(arguments.out, HEADING, [page, *(table.markdown() for table in tables)])
     print(f"took {perf_counter() - begun:.0f} s")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 
 
 def with_section(page: str, heading: str, section: str) -> str:
@@ -17,3 +20,21 @@ def with_section(page: str, heading: str, section: str) -> str:
         before, after = page[: found.start()], page[found.end() :]
     parts = [before.rstrip(), section.strip(), after.strip()]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def write_section(path: Path, heading: str, parts: Sequence[str]) -> None:
+    """Write a section of a page anew, or a new page."""
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    path.write_text(with_section(old, heading, "\n".join(parts)), encoding="utf-8")
+
+
+def short(command: Sequence[str]) -> str:
+    """A command's words, paths of this machine by their last part."""
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in command)
+
+
+def version_in(python: Path, package: str) -> str:
+    """The version of a package in another environment."""
+    program = f"from importlib.metadata import version; print(version({package!r}))"
+    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
+    return found.stdout.strip()

@@ -27,7 +27,7 @@ from engine_table import Table, spread
 from onnx import TensorProto, helper
 from protocol_bundle import write_free_bundle
 from random_encoder import random_encoder
-from result_page import with_section
+from result_page import write_section
 
 from models.bundle import MODEL, read_bundle, write_bundle
 from models.graph_writer import GraphWriter
@@ -287,9 +287,7 @@ def main(command: list[str]) -> None:
         print(tables[-1].plain(), flush=True)
     if arguments.out:
         page = f"{HEADING}\n\n    python benchmarks/scale.py\n\n* {machine_name()}\n"
-        section = "\n".join([page, *(table.markdown() for table in tables)])
-        old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
-        arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
+        write_section(arguments.out, HEADING, [page, *(table.markdown() for table in tables)])
     print(f"took {perf_counter() - begun:.0f} s")
 
 

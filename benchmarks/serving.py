@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,8 +26,8 @@ import numpy as np
 import onnxruntime
 import psutil
 from engine_table import Table, Target, target_table
-from protocol_cores import Cores, divided_cores
-from result_page import with_section
+from protocol_cores import Cores, divided_cores, in_words
+from result_page import short, version_in, write_section
 from serving_case import Case, digits_case, table_case, text_case
 from serving_rounds import PEER_KEY, QUICK, Outcome, Plan, measure
 from serving_tables import OURS, ratio, serving_tables, serving_targets
@@ -66,13 +65,13 @@ def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
     quick = " Quick: too short to quote." if arguments.quick else ""
     peer = "MLServer was left out: `--mlserver-python` names none"
     if arguments.mlserver_python:
-        peer = f"MLServer {_version(arguments.mlserver_python, 'mlserver')}"
+        peer = f"MLServer {version_in(arguments.mlserver_python, 'mlserver')}"
     return f"""{HEADING}
 
-    python benchmarks/serving.py {" ".join(map(_short, arguments.command))}
+    python benchmarks/serving.py {short(arguments.command)}
 
-* {machine_name()}; the client on {_words(cores.client)}, every server on {_words(cores.servers)}; \
-all are up, one works at a time; models on {arguments.device}
+* {machine_name()}; the client on {in_words(cores.client)}, every server on \
+{in_words(cores.servers)}; all are up, one works at a time; models on {arguments.device}
 * Python {platform.python_version()}, ONNX Runtime {onnxruntime.__version__}, \
 BentoML {version("bentoml")}, PyTorch {version("torch")}; {peer}
 * (a), (b) offramp as `make serve` starts it, with its monitor; (c) a BentoML service with the \
@@ -86,23 +85,6 @@ the lowest latency, where that is another.
 * {plan.rounds} rounds, in which all take turns; figures are medians of the rounds, with quartiles \
 in brackets; ratios are taken within a round.{quick}
 """
-
-
-def _version(python: Path, package: str) -> str:
-    program = f"from importlib.metadata import version; print(version({package!r}))"
-    found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
-    return found.stdout.strip()
-
-
-def _words(cores: Sequence[int]) -> str:
-    if not cores:
-        return "any core"
-    return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"
-
-
-def _short(word: str) -> str:
-    """A path of this machine by its last part."""
-    return Path(word).name if Path(word).is_absolute() else word
 
 
 def parse(command: list[str]) -> argparse.Namespace:
@@ -157,9 +139,7 @@ def main(command: list[str]) -> int:
 
         draw([outcome for outcome in outcomes if outcome.case.is_whole], arguments.picture)
     if arguments.out:
-        section = "\n".join([page, *(table.markdown() for table in found)])
-        old = arguments.out.read_text(encoding="utf-8") if arguments.out.exists() else ""
-        arguments.out.write_text(with_section(old, HEADING, section), encoding="utf-8")
+        write_section(arguments.out, HEADING, [page, *(table.markdown() for table in found)])
     print(f"took {perf_counter() - begun:.0f} s")
     # of cases where early exit does not pay nothing is expected
     return 0 if all([beats(outcome) for outcome in outcomes if outcome.case.is_whole]) else 1
