@@ -34,7 +34,11 @@ def short(command: Sequence[str]) -> str:
 
 
 def version_in(python: Path, package: str) -> str:
-    """The version of a package in another environment."""
+    """The version of a package in another environment; ends the program where that is not there."""
+    if not python.exists():
+        raise SystemExit(
+            f"{python} is not there: expected the python of an environment with {package}"
+        )
     program = f"from importlib.metadata import version; print(version({package!r}))"
     found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
     return found.stdout.strip()
