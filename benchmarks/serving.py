@@ -7,8 +7,8 @@
 Every contender is a server of its own on the loopback, all of them on the same cores, the client
 on another; one works at a time. GoEmotions needs two bundles of the same encoder, `offramp
 calibrate --against model` and the same `--against labels`: the second says where a model would be
-cut off at best. MLServer needs an environment of its own (`make
-.venv-mlserver/.installed`). The exit status is 1 where the certified policy answers fewer rows than the full model.
+cut off at best. MLServer needs an environment of its own (`make .venv-mlserver/.installed`).
+The exit status is 1 where the certified policy answers fewer rows than the full model.
 """
 
 from __future__ import annotations
