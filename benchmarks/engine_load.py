@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from time import perf_counter, sleep
@@ -77,6 +77,34 @@ async def saturate(
     window = Window(begun, perf_counter())
     await cancel(tasks)
     return window
+
+
+async def answered_per_second(
+    answer: Callable[[Any], Awaitable[object]],
+    requests: Sequence[Any],
+    clients: int,
+    warm: float,
+    seconds: float,
+) -> float:
+    """Requests per second of `clients` tasks, each sending one after another.
+
+    warm : seconds before it counts
+    """
+    turn, answered = cycle(requests), 0
+
+    async def client() -> None:
+        nonlocal answered
+        while True:
+            await answer(next(turn))
+            answered += 1
+
+    tasks = [asyncio.create_task(client()) for _ in range(clients)]
+    await asyncio.sleep(warm)
+    before, begun = answered, perf_counter()
+    await asyncio.sleep(seconds)
+    rate = (answered - before) / (perf_counter() - begun)
+    await cancel(tasks)
+    return rate
 
 
 async def answer_all(engine: Engine, jobs: Sequence[Job], clients: int, rows: int) -> None:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from engine_case import Case, digits_case, text_case
-from engine_load import cancel, open_loop, poisson
+from engine_load import answered_per_second, open_loop, poisson
 from engine_table import Table, spread
-from result_page import with_section
+from result_page import write_section
 
 from models.bundle import read_bundle
 from models.machine import machine_name
@@ -62,7 +59,9 @@ def measure(case: Case, bundle: Path, rounds: int, seconds: float) -> Table:
     stands = {share: _open(bundle, share) for share in SHARES}
     settle_garbage()  # as the service does
     requests = [PreparedRows(groups) for groups in case.pool.requests(ROWS)]
-    capacity = asyncio.run(_saturated(stands[0.0], requests, seconds))
+    answer = stands[0.0].run
+    full = answered_per_second(answer, requests, CLIENTS, WARM_SECONDS, seconds)
+    capacity = asyncio.run(full)
     seen: dict[tuple[float, float], list[list[float]]] = {}
     for number in range(rounds):
         for load in LOADS:
@@ -99,25 +98,6 @@ def _open(bundle: Path, share: float) -> Stand:
     return Stand(plane)
 
 
-async def _saturated(stand: Stand, requests: Sequence[PreparedRows], seconds: float) -> float:
-    """Requests per second of clients that send one after another."""
-    turn, answered = cycle(requests), 0
-
-    async def client() -> None:
-        nonlocal answered
-        while True:
-            await stand.run(next(turn))
-            answered += 1
-
-    tasks = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-    await asyncio.sleep(WARM_SECONDS)
-    before, begun = answered, perf_counter()
-    await asyncio.sleep(seconds)
-    rate = (answered - before) / (perf_counter() - begun)
-    await cancel(tasks)
-    return rate
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=Path("bundles/digits"))
@@ -137,8 +117,8 @@ def main() -> None:
         print(tables[-1].plain(), flush=True)
     if arguments.out:
         note = f"`python benchmarks/monitor.py`, {machine_name()}; median (quartiles) of rounds."
-        section = "\n\n".join([HEADING, note, *(table.markdown() for table in tables)])
-        arguments.out.write_text(with_section(arguments.out.read_text(), HEADING, section))
+        parts = [HEADING, note, *(table.markdown() for table in tables)]
+        write_section(arguments.out, HEADING, parts)
 
 
 if __name__ == "__main__":

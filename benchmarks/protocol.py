@@ -29,7 +29,7 @@ from protocol_engine import BareEngines
 from protocol_rounds import QUICK, Plan, Times, measure
 from protocol_servers import Server, bare_bentoml, mlserver, offramp
 from protocol_tables import added_table, door_targets, round_trip_table
-from result_page import short, version_in, write_section
+from result_page import mlserver_in_words, short, write_section
 
 from models.bundle import Bundle
 from models.machine import machine_name
@@ -91,16 +91,13 @@ def tables(times: Times, names: Sequence[str]) -> tuple[list[Table], list[Target
 
 def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
     quick = " Quick: too short to quote." if arguments.quick else ""
-    peer = "MLServer was left out: `--mlserver-python` names none"
-    if arguments.mlserver_python:
-        peer = f"MLServer {version_in(arguments.mlserver_python, 'mlserver')}"
     return f"""{HEADING}
 
     python benchmarks/protocol.py {short(arguments.command)}
 
 * {machine_name()}; the client on {in_words(cores.client)}, the servers on {in_words(cores.servers)}
 * Python {platform.python_version()}, BentoML {version("bentoml")}, grpcio {version("grpcio")}; \
-{peer}
+{mlserver_in_words(arguments.mlserver_python)}
 * All servers are up, one works at a time, all as they come: MLServer and BentoML with their \
 default logging and tracing, offramp, which is built on BentoML, with its access log and its spans \
 switched off in `service/app.py`; MLServer also in one process (`parallel_workers` 0, `debug` \

@@ -33,12 +33,12 @@ def short(command: Sequence[str]) -> str:
     return " ".join(Path(word).name if Path(word).is_absolute() else word for word in command)
 
 
-def version_in(python: Path, package: str) -> str:
-    """The version of a package in another environment; ends the program where that is not there."""
+def mlserver_in_words(python: Path | None) -> str:
+    """Its version in another environment; ends the program where that is not there."""
+    if not python:
+        return "MLServer was left out: `--mlserver-python` names none"
     if not python.exists():
-        raise SystemExit(
-            f"{python} is not there: expected the python of an environment with {package}"
-        )
-    program = f"from importlib.metadata import version; print(version({package!r}))"
+        raise SystemExit(f"{python} is not there: expected the python of MLServer's environment")
+    program = "from importlib.metadata import version; print(version('mlserver'))"
     found = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
-    return found.stdout.strip()
+    return f"MLServer {found.stdout.strip()}"

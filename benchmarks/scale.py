@@ -13,16 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import onnx
 from engine_case import Case, digits_case
-from engine_load import cancel
+from engine_load import answered_per_second
 from engine_table import Table, spread
 from onnx import TensorProto, helper
 from protocol_bundle import write_free_bundle
@@ -82,7 +80,9 @@ def lanes_table(case: Case, bundle: Path, plan: Plan) -> Table:
     found: dict[tuple[int, str], list[float]] = {key: [] for key in planes}
     for _ in range(plan.rounds):
         for key, plane in planes.items():
-            found[key].append(asyncio.run(_saturated(plane, requests, plan.seconds)))
+            warm, seconds = plan.seconds / 3, plan.seconds
+            load = answered_per_second(plane.predict, requests, CLIENTS, warm, seconds)
+            found[key].append(SIZE * asyncio.run(load))
     for plane in planes.values():
         plane.close()
     rows = [
@@ -109,24 +109,6 @@ def _open(bundle: Path, lanes: int, mode: str) -> Dataplane:
     plane = Dataplane(read_bundle(bundle), settings, Metrics())
     asyncio.run(plane.warm_up())
     return plane
-
-
-async def _saturated(plane: Dataplane, requests: Sequence[PreparedRows], seconds: float) -> float:
-    turn, answered = cycle(requests), 0
-
-    async def client() -> None:
-        nonlocal answered
-        while True:
-            await plane.predict(next(turn))
-            answered += SIZE
-
-    tasks = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-    await asyncio.sleep(seconds / 3)
-    before, begun = answered, perf_counter()
-    await asyncio.sleep(seconds)
-    rate = (answered - before) / (perf_counter() - begun)
-    await cancel(tasks)
-    return rate
 
 
 def calibration_table(plan: Plan) -> Table:

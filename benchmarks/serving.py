@@ -27,11 +27,13 @@ import onnxruntime
 import psutil
 from engine_table import Table, Target, target_table
 from protocol_cores import Cores, divided_cores, in_words
-from result_page import short, version_in, write_section
+from result_page import mlserver_in_words, short, write_section
 from serving_case import Case, digits_case, table_case, text_case
-from serving_rounds import PEER_KEY, QUICK, Outcome, Plan, measure
+from serving_plan import QUICK, Plan
+from serving_rounds import PEER_KEY, Outcome, measure
 from serving_tables import OURS, ratio, serving_tables, serving_targets
 
+from models.errors import OfframpError
 from models.machine import machine_name
 
 HEADING = "## Side by side"
@@ -63,9 +65,6 @@ def measured(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> list[Ou
 
 def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
     quick = " Quick: too short to quote." if arguments.quick else ""
-    peer = "MLServer was left out: `--mlserver-python` names none"
-    if arguments.mlserver_python:
-        peer = f"MLServer {version_in(arguments.mlserver_python, 'mlserver')}"
     return f"""{HEADING}
 
     python benchmarks/serving.py {short(arguments.command)}
@@ -73,7 +72,8 @@ def heading(arguments: argparse.Namespace, cores: Cores, plan: Plan) -> str:
 * {machine_name()}; the client on {in_words(cores.client)}, every server on \
 {in_words(cores.servers)}; all are up, one works at a time; models on {arguments.device}
 * Python {platform.python_version()}, ONNX Runtime {onnxruntime.__version__}, \
-BentoML {version("bentoml")}, PyTorch {version("torch")}; {peer}
+BentoML {version("bentoml")}, PyTorch {version("torch")}; \
+{mlserver_in_words(arguments.mlserver_python)}
 * (a), (b) offramp as `make serve` starts it, with its monitor; (c) a BentoML service with the \
 full model in ONNX Runtime and BentoML's adaptive batching; (d) the same with a model that is cut \
 off, for all rows, at the layer that offramp's profile found nearest to the labels, or before the \
@@ -129,7 +129,10 @@ def main(command: list[str]) -> int:
     plan, cores = QUICK if arguments.quick else Plan(), divided_cores()
     page = heading(arguments, cores, plan)
     print(page, flush=True)
-    outcomes = measured(arguments, cores, plan)
+    try:
+        outcomes = measured(arguments, cores, plan)
+    except OfframpError as error:  # a bundle or data that is not there
+        raise SystemExit(str(error)) from None
     found, targets = tables(outcomes, plan)
     found = [target_table(targets), *found]
     for table in found:

@@ -17,6 +17,7 @@ from engine_load import keep_times, poisson
 from protocol_clients import INFER
 from soak_http import HttpClient, Lost, NotTaken
 
+SHARES = (50, 95, 99)
 JSON = {"Content-Type": "application/json"}
 TIMES = 5
 """That a request is sent, where its answer is what is wanted."""
@@ -133,6 +134,25 @@ async def saturated(
     stopped.set()
     await asyncio.gather(*tasks)
     return Saturated(answered / spent, answered / max(1, answered + failed), counted[True])
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one open loop.
+
+    answered : share of the requests
+    """
+
+    p50: float
+    p95: float
+    p99: float
+    answered: float
+
+    @classmethod
+    def of(cls, milliseconds: np.ndarray) -> Latency:
+        """From times that are infinite where there was no answer."""
+        p50, p95, p99 = np.percentile(milliseconds, SHARES, method="lower").tolist()
+        return cls(p50, p95, p99, float(np.isfinite(milliseconds).mean()))
 
 
 async def open_loop(

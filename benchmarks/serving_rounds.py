@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,8 +12,6 @@ import numpy as np
 from protocol_cores import Cores, pin
 from serving_case import Case
 from serving_contenders import (
-    BENTOML_SETTINGS,
-    MLSERVER_SETTINGS,
     Batching,
     Contender,
     Device,
@@ -22,63 +20,14 @@ from serving_contenders import (
     contenders,
     started,
 )
-from serving_load import Saturated, answers, open_loop, saturated
+from serving_load import Latency, answers, open_loop, saturated
+from serving_plan import Plan
+from serving_sweep import SETTINGS, Sweep, Tried, first_load
 
 PEER_KEY, QUICK_PEER_KEY = "c", "c'"
 """Whom the others are compared with: at its most rows per second, and at its lowest latency."""
-SETTINGS = {"BentoML": BENTOML_SETTINGS, "MLServer": MLSERVER_SETTINGS}
-SWEPT_LOAD, ROOM = 0.7, 0.9
 LOADS = (0.5, 0.7, 0.9)
 GRPC_LOADS = (0.7,)
-SHARES = (50, 95, 99)
-LEAST_ANSWERED = 0.999
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long things are measured.
-
-    rounds : in which all take turns
-    rows : of the pool, all of them answered once by everybody
-    size : rows of the larger requests
-    clients : that wait for their answers, with single-row requests; a quarter of them with others
-    warm, load : seconds of a saturating load before it counts, and while it does
-    stream : seconds of an open loop
-    sweep : seconds of load for each setting of a peer
-    settings : of each peer that are tried, at most
-    """
-
-    rounds: int = 3
-    rows: int = 1536
-    size: int = 8
-    clients: int = 64
-    warm: float = 0.7
-    load: float = 1.5
-    stream: float = 3.0
-    sweep: float = 1.0
-    settings: int = 7
-
-
-QUICK = Plan(rounds=2, rows=256, warm=0.4, load=0.8, stream=0.8, sweep=0.3, settings=1)
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Of one open loop.
-
-    answered : share of the requests
-    """
-
-    p50: float
-    p95: float
-    p99: float
-    answered: float
-
-    @classmethod
-    def of(cls, milliseconds: np.ndarray) -> Latency:
-        """From times that are infinite where there was no answer."""
-        p50, p95, p99 = np.percentile(milliseconds, SHARES, method="lower").tolist()
-        return cls(p50, p95, p99, float(np.isfinite(milliseconds).mean()))
 
 
 @dataclass
@@ -100,29 +49,6 @@ class Measured:
     mib: list[float] = field(default_factory=list)
     latencies: dict[float, list[Latency]] = field(default_factory=dict)
     sets: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One setting of a peer.
-
-    rate : single-row requests per second, saturated
-    share : of the requests that were answered, of single rows or of more: the lesser
-    p50 : milliseconds in an open loop; infinite where it was not measured
-    """
-
-    rate: float
-    share: float
-    p50: float = float("inf")
-
-    @property
-    def worth(self) -> float:
-        """The rate; nothing where requests are left unanswered."""
-        return self.rate if self.share >= LEAST_ANSWERED else 0.0
-
-    def __str__(self) -> str:
-        p50 = "" if np.isinf(self.p50) else f", p50 {self.p50:.1f} ms"
-        return f"{self.rate:.0f} rows/s, {self.share:.1%} answered{p50}"
 
 
 Key = tuple[str, Way]
@@ -153,7 +79,7 @@ def measure(
 ) -> Outcome:
     """Sweep the peers' settings, then load everybody in turns."""
     pin(cores.servers)
-    sweep = _Sweep(case, plan, cores, folder / "sweep", mlserver_python)
+    sweep = Sweep(case, plan, cores, folder / "sweep", mlserver_python)
     chosen: list[Contender] = []
     for contender in contenders(case, folder / "models", mlserver_python is not None, device):
         if contender.kind in SETTINGS:
@@ -174,89 +100,12 @@ def measure(
             running[contender.key] = stack.enter_context(
                 started(contender, case, place, mlserver_python)
             )
-            _say(f"{case.name}: started {contender.key} {contender.name}")
+            print(f"{case.name}: started {contender.key} {contender.name}", flush=True)
         pin(cores.client)
         rounds = _Rounds(case, plan, running)
         asyncio.run(rounds.run())
         pin(cores.servers)
     return Outcome(case, chosen, rounds.capacity, sweep.tried, rounds.measured)
-
-
-class _Sweep:
-    """Tries settings of peers, each with a server of its own.
-
-    tried : by contender and setting
-    """
-
-    def __init__(
-        self, case: Case, plan: Plan, cores: Cores, folder: Path, mlserver_python: Path | None
-    ) -> None:
-        self.tried: dict[str, dict[Batching, Tried]] = {}
-        self._case, self._plan, self._cores = case, plan, cores
-        self._folder, self._mlserver_python = folder, mlserver_python
-
-    def best(self, contender: Contender) -> Batching:
-        """The setting that answers most rows, of those that leave no request unanswered."""
-        tried = self.tried.setdefault(contender.key, {})
-        for batching in SETTINGS[contender.kind][: self._plan.settings]:
-            with self._running(contender, batching) as running:
-                tried[batching] = asyncio.run(self._loads(running))
-            self._say(contender, batching)
-        return max(tried, key=lambda setting: tried[setting].worth)
-
-    def quickest(self, contender: Contender) -> Batching:
-        """The setting with the lowest p50, where (c) as it was chosen is loaded by 70 %."""
-        tried = self.tried[contender.key]
-        rate = SWEPT_LOAD * tried[contender.batching].rate
-        for batching, found in tried.items():
-            if found.worth < rate / ROOM:
-                continue  # it would drown
-            with self._running(contender, batching) as running:
-                latency = asyncio.run(self._latency(running, rate))
-            tried[batching] = replace(found, p50=latency.p50)
-            self._say(contender, batching)
-        return min(tried, key=lambda setting: tried[setting].p50)
-
-    async def _loads(self, running: RunningContender) -> Tried:
-        """Judged by single rows, but it has to answer larger requests as well."""
-        plan, case = self._plan, self._case
-        alone = await _saturated(running, case, plan, 1, plan.clients, plan.sweep)
-        larger = await _saturated(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
-        return Tried(alone.rate, min(alone.share, larger.share))
-
-    async def _latency(self, running: RunningContender, rate: float) -> Latency:
-        contender, door = running.contender, running.door("JSON")
-        requests = self._case.requests(contender.format("JSON"), contender.model, 1)
-        await open_loop(door, requests, rate, self._plan.sweep, 0)
-        times = await open_loop(door, requests, rate, 2 * self._plan.sweep, 1)
-        await door.close()
-        return Latency.of(times)
-
-    @contextmanager
-    def _running(self, contender: Contender, batching: Batching) -> Iterator[RunningContender]:
-        tried = replace(contender, batching=batching)
-        place = self._folder / f"{contender.key}-{batching}".replace(" ", "")
-        with started(tried, self._case, place, self._mlserver_python) as running:
-            pin(self._cores.client)
-            try:
-                yield running
-            finally:
-                pin(self._cores.servers)
-
-    def _say(self, contender: Contender, batching: Batching) -> None:
-        found = self.tried[contender.key][batching]
-        _say(f"{self._case.name}: {contender.key}, batching {batching}: {found}")
-
-
-async def _saturated(
-    running: RunningContender, case: Case, plan: Plan, size: int, clients: int, seconds: float
-) -> Saturated:
-    """Over JSON, on new connections; warmed up for longer, as the server is new."""
-    contender, door = running.contender, running.door("JSON")
-    requests = case.requests(contender.format("JSON"), contender.model, size)
-    found = await saturated(door, requests, clients, plan.warm + seconds / 2, seconds)
-    await door.close()
-    return found
 
 
 class _Rounds:
@@ -273,7 +122,7 @@ class _Rounds:
             await self._answer_pool(key, way)
         peer = self._running[PEER_KEY]
         plan = self._plan
-        full = await _saturated(peer, self._case, plan, 1, plan.clients, plan.load)
+        full = await first_load(peer, self._case, plan, 1, plan.clients, plan.load)
         self.capacity = full.rate
         order = list(self.measured)
         for number in range(self._plan.rounds):
@@ -281,9 +130,10 @@ class _Rounds:
             for key, way in [*order[shift:], *order[:shift]]:
                 await self._load(key, way, number)
                 told = self.measured[key, way]
-                _say(
+                print(
                     f"{self._case.name}: round {number + 1} of {self._plan.rounds}, {key} {way}: "
-                    f"{told.rate[-1]:.0f} and {told.single[-1]:.0f} rows/s"
+                    f"{told.rate[-1]:.0f} and {told.single[-1]:.0f} rows/s",
+                    flush=True,
                 )
 
     async def _answer_pool(self, key: str, way: Way) -> None:
@@ -315,7 +165,3 @@ class _Rounds:
             measured.latencies.setdefault(load, []).append(Latency.of(times))
         measured.mib.append(running.mib)
         await door.close()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

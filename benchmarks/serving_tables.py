@@ -9,10 +9,10 @@ from serving_rounds import (
     LOADS,
     PEER_KEY,
     QUICK_PEER_KEY,
-    SWEPT_LOAD,
     Measured,
     Outcome,
 )
+from serving_sweep import SWEPT_LOAD
 
 from calibration.quality import micro_f1
 from models.set_losses import sample_f1

@@ -26,9 +26,8 @@ from eager_graph import EagerGraph
 from eager_model import EagerModel
 from peer_model import PeerModel, document
 from serving_case import Case
-from serving_load import answers, open_loop, saturated
+from serving_load import Latency, answers, open_loop, saturated
 from serving_models import write_eager, write_peer
-from serving_rounds import Latency
 
 ROWS = 64
 

@@ -1,0 +1,128 @@
+"""The settings of peers: each is tried for a moment, on a server of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from protocol_cores import Cores, pin
+from serving_case import Case
+from serving_contenders import (
+    BENTOML_SETTINGS,
+    MLSERVER_SETTINGS,
+    Batching,
+    Contender,
+    RunningContender,
+    started,
+)
+from serving_load import Latency, Saturated, open_loop, saturated
+from serving_plan import Plan
+
+SETTINGS = {"BentoML": BENTOML_SETTINGS, "MLServer": MLSERVER_SETTINGS}
+SWEPT_LOAD, ROOM = 0.7, 0.9
+LEAST_ANSWERED = 0.999
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting of a peer.
+
+    rate : single-row requests per second, saturated
+    share : of the requests that were answered, of single rows or of more: the lesser
+    p50 : milliseconds in an open loop; infinite where it was not measured
+    """
+
+    rate: float
+    share: float
+    p50: float = float("inf")
+
+    @property
+    def worth(self) -> float:
+        """The rate; nothing where requests are left unanswered."""
+        return self.rate if self.share >= LEAST_ANSWERED else 0.0
+
+    def __str__(self) -> str:
+        p50 = "" if np.isinf(self.p50) else f", p50 {self.p50:.1f} ms"
+        return f"{self.rate:.0f} rows/s, {self.share:.1%} answered{p50}"
+
+
+class Sweep:
+    """Tries settings of peers, each with a server of its own.
+
+    tried : by contender and setting
+    """
+
+    def __init__(
+        self, case: Case, plan: Plan, cores: Cores, folder: Path, mlserver_python: Path | None
+    ) -> None:
+        self.tried: dict[str, dict[Batching, Tried]] = {}
+        self._case, self._plan, self._cores = case, plan, cores
+        self._folder, self._mlserver_python = folder, mlserver_python
+
+    def best(self, contender: Contender) -> Batching:
+        """The setting that answers most rows, of those that leave no request unanswered."""
+        tried = self.tried.setdefault(contender.key, {})
+        for batching in SETTINGS[contender.kind][: self._plan.settings]:
+            with self._running(contender, batching) as running:
+                tried[batching] = asyncio.run(self._loads(running))
+            self._say(contender, batching)
+        return max(tried, key=lambda setting: tried[setting].worth)
+
+    def quickest(self, contender: Contender) -> Batching:
+        """The setting with the lowest p50, where (c) as it was chosen is loaded by 70 %."""
+        tried = self.tried[contender.key]
+        rate = SWEPT_LOAD * tried[contender.batching].rate
+        for batching, found in tried.items():
+            if found.worth < rate / ROOM:
+                continue  # it would drown
+            with self._running(contender, batching) as running:
+                latency = asyncio.run(self._latency(running, rate))
+            tried[batching] = replace(found, p50=latency.p50)
+            self._say(contender, batching)
+        return min(tried, key=lambda setting: tried[setting].p50)
+
+    async def _loads(self, running: RunningContender) -> Tried:
+        """Judged by single rows, but it has to answer larger requests as well."""
+        plan, case = self._plan, self._case
+        alone = await first_load(running, case, plan, 1, plan.clients, plan.sweep)
+        larger = await first_load(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
+        return Tried(alone.rate, min(alone.share, larger.share))
+
+    async def _latency(self, running: RunningContender, rate: float) -> Latency:
+        contender, door = running.contender, running.door("JSON")
+        requests = self._case.requests(contender.format("JSON"), contender.model, 1)
+        await open_loop(door, requests, rate, self._plan.sweep, 0)
+        times = await open_loop(door, requests, rate, 2 * self._plan.sweep, 1)
+        await door.close()
+        return Latency.of(times)
+
+    @contextmanager
+    def _running(self, contender: Contender, batching: Batching) -> Iterator[RunningContender]:
+        tried = replace(contender, batching=batching)
+        place = self._folder / f"{contender.key}-{batching}".replace(" ", "")
+        with started(tried, self._case, place, self._mlserver_python) as running:
+            pin(self._cores.client)
+            try:
+                yield running
+            finally:
+                pin(self._cores.servers)
+
+    def _say(self, contender: Contender, batching: Batching) -> None:
+        found = self.tried[contender.key][batching]
+        line = f"{self._case.name}: {contender.key}, batching {batching}: {found}"
+        print(line, flush=True)
+
+
+async def first_load(
+    running: RunningContender, case: Case, plan: Plan, size: int, clients: int, seconds: float
+) -> Saturated:
+    """Over JSON, on new connections; warmed up for longer, as the server is new."""
+    contender, door = running.contender, running.door("JSON")
+    requests = case.requests(contender.format("JSON"), contender.model, size)
+    found = await saturated(door, requests, clients, plan.warm + seconds / 2, seconds)
+    await door.close()
+    return found
