@@ -24,7 +24,6 @@ from service.options import Options
 from service.prediction import Prediction
 from service.repository import Repository
 from service.schema import (
-    OptionFields,
     from_json,
     from_texts,
     options_of,
@@ -66,9 +65,8 @@ def predict_routes(repository: Repository, settings: Settings) -> list[BaseRoute
             body = await read_body(request, settings.max_body_bytes)
         with repository.using(name) as plane:  # it may be another one meanwhile
             with plane.counted():
-                rows, chosen = await _parsed(request, body, model_of(plane), plane)
-            options = options_of(chosen)
-            if chosen.stream:
+                rows, options, in_parts = await _parsed(request, body, model_of(plane), plane)
+            if in_parts:
                 return await _stream(request, plane, rows, options)
             prediction = await while_connected(request.receive, plane.predict(rows, options))
         content = to_json(response_body(prediction, plane.manifest))
@@ -87,19 +85,24 @@ def predict_routes(repository: Repository, settings: Settings) -> list[BaseRoute
 
 async def _parsed(
     request: Request, body: bytes, model: Any, plane: Dataplane
-) -> tuple[RawRows, OptionFields]:
-    """Rows and options, in any of the forms that the model's kind of rows may come in."""
+) -> tuple[RawRows, Options, bool]:
+    """Rows, options, and whether to stream, in any of the forms that the model's rows may come in.
+
+    The document itself is given up: thousands of numbers as objects would outlive their use.
+    """
     kind = plane.manifest.preprocessing.kind
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media in ("", JSON):
         parsed = from_json(body, model)
-        return raw_rows(parsed.rows, plane.manifest), parsed
+        return raw_rows(parsed.rows, plane.manifest), options_of(parsed), parsed.stream
     if kind == "image" and media == FORM:
         files, texts = await read_form(request.headers, body, plane.max_rows)
-        return files, from_texts(texts)
+        fields = from_texts(texts)
+        return files, options_of(fields), fields.stream
     if kind == "image" and media.startswith("image/"):
         texts = {name: text for name, text in request.query_params.items() if name != MODEL}
-        return [body], from_texts(texts)
+        fields = from_texts(texts)
+        return [body], options_of(fields), fields.stream
     raise InvalidInput(
         f"content-type: found {media[:60]!r}, expected {JSON} (with curl: -H 'content-type: "
         f"{JSON}'); this model takes {SENDS[kind]}"
