@@ -80,8 +80,8 @@ off, for all rows, at the layer that offramp's profile found nearest to the labe
 last where that is the last; (e) MLServer with the full model and its adaptive batching, in one \
 process without debugging output; (f) BentoML with the bundle's own stages in eager PyTorch, a \
 batch going through them until its last row has left. The settings of (c), (d) and (e) are those \
-of a sweep with the most rows per second, (f) has those of (c); (c') is (c) with the setting of \
-the lowest latency, where that is another.
+of a sweep with the most rows per second, single and several a request; (f) has those of (c); \
+(c') is (c) with the setting of the lowest latency, where that is another.
 * {plan.rounds} rounds, in which all take turns; figures are medians of the rounds, with quartiles \
 in brackets; ratios are taken within a round.{quick}
 """

@@ -24,7 +24,7 @@ class Plan:
     warm: float = 0.7
     load: float = 1.5
     stream: float = 3.0
-    sweep: float = 1.0
+    sweep: float = 1.5
     settings: int = 7
 
 

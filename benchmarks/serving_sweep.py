@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -31,23 +32,30 @@ LEAST_ANSWERED = 0.999
 class Tried:
     """One setting of a peer.
 
-    rate : single-row requests per second, saturated
+    single, larger : rows per second, saturated with single-row and with larger requests
     share : of the requests that were answered, of single rows or of more: the lesser
     p50 : milliseconds in an open loop; infinite where it was not measured
     """
 
-    rate: float
+    single: float
+    larger: float
     share: float
     p50: float = float("inf")
 
     @property
+    def works(self) -> bool:
+        """Whether no request is left unanswered, or hardly one."""
+        return self.share >= LEAST_ANSWERED
+
+    @property
     def worth(self) -> float:
-        """The rate; nothing where requests are left unanswered."""
-        return self.rate if self.share >= LEAST_ANSWERED else 0.0
+        """Geometric mean of both rates; nothing where requests are left unanswered."""
+        return sqrt(self.single * self.larger) if self.works else 0.0
 
     def __str__(self) -> str:
         p50 = "" if np.isinf(self.p50) else f", p50 {self.p50:.1f} ms"
-        return f"{self.rate:.0f} rows/s, {self.share:.1%} answered{p50}"
+        rates = f"{self.single:.0f} and {self.larger:.0f} rows/s"
+        return f"{rates}, {self.share:.1%} answered{p50}"
 
 
 class Sweep:
@@ -64,7 +72,7 @@ class Sweep:
         self._folder, self._mlserver_python = folder, mlserver_python
 
     def best(self, contender: Contender) -> Batching:
-        """The setting that answers most rows, of those that leave no request unanswered."""
+        """The setting with the most rows per second, of those that leave no request unanswered."""
         tried = self.tried.setdefault(contender.key, {})
         for batching in SETTINGS[contender.kind][: self._plan.settings]:
             with self._running(contender, batching) as running:
@@ -75,9 +83,9 @@ class Sweep:
     def quickest(self, contender: Contender) -> Batching:
         """The setting with the lowest p50, where (c) as it was chosen is loaded by 70 %."""
         tried = self.tried[contender.key]
-        rate = SWEPT_LOAD * tried[contender.batching].rate
+        rate = SWEPT_LOAD * tried[contender.batching].single
         for batching, found in tried.items():
-            if found.worth < rate / ROOM:
+            if not found.works or found.single < rate / ROOM:
                 continue  # it would drown
             with self._running(contender, batching) as running:
                 latency = asyncio.run(self._latency(running, rate))
@@ -86,11 +94,10 @@ class Sweep:
         return min(tried, key=lambda setting: tried[setting].p50)
 
     async def _loads(self, running: RunningContender) -> Tried:
-        """Judged by single rows, but it has to answer larger requests as well."""
         plan, case = self._plan, self._case
         alone = await first_load(running, case, plan, 1, plan.clients, plan.sweep)
         larger = await first_load(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
-        return Tried(alone.rate, min(alone.share, larger.share))
+        return Tried(alone.rate, larger.rate * plan.size, min(alone.share, larger.share))
 
     async def _latency(self, running: RunningContender, rate: float) -> Latency:
         contender, door = running.contender, running.door("JSON")

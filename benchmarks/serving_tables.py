@@ -25,7 +25,7 @@ TARGET_LOAD = 0.7
 
 def serving_tables(outcome: Outcome, size: int) -> list[Table]:
     """All of a case; `size` are the rows of the larger requests."""
-    return [_rates(outcome, size), _quality(outcome), _latencies(outcome), _sweeps(outcome)]
+    return [_rates(outcome, size), _quality(outcome), _latencies(outcome), _sweeps(outcome, size)]
 
 
 def serving_targets(outcome: Outcome) -> list[Target]:
@@ -182,7 +182,7 @@ def _latencies(outcome: Outcome) -> Table:
     )
 
 
-def _sweeps(outcome: Outcome) -> Table:
+def _sweeps(outcome: Outcome, size: int) -> Table:
     rows = []
     for contender in outcome.contenders:
         for batching, tried in outcome.swept.get(contender.key, {}).items():
@@ -195,7 +195,8 @@ def _sweeps(outcome: Outcome) -> Table:
                 (
                     f"{contender.key} {contender.name}",
                     str(batching),
-                    f"{tried.rate:.0f}",
+                    f"{tried.single:.0f}",
+                    f"{tried.larger:.0f}",
                     f"{tried.share:.1%}",
                     "-" if np.isinf(tried.p50) else f"{tried.p50:.1f}",
                     ", ".join(users),
@@ -203,9 +204,10 @@ def _sweeps(outcome: Outcome) -> Table:
             )
     return Table(
         f"{outcome.case.name}: the peers' settings",
-        "Single-row requests per second when saturated, by the most rows of a batch, and by the "
-        "milliseconds that BentoML lets a request take, or that MLServer waits for others; p50 in "
-        f"milliseconds of an open loop at {SWEPT_LOAD:.0%} of the best of these rates.",
-        ("who", "batching", "rows/s", "answered", "p50", "chosen for"),
+        f"Rows per second when saturated with single-row requests and with {size} rows a request, "
+        "by the most rows of a batch, and by the milliseconds that BentoML lets a request take, or "
+        "that MLServer waits for others; chosen by the geometric mean of both. p50 in milliseconds "
+        f"of an open loop of single rows at {SWEPT_LOAD:.0%} of what (c) answers of them.",
+        ("who", "batching", "single", f"{size} a request", "answered", "p50", "chosen for"),
         rows,
     )

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from models.bundle import Bundle
 from models.measurements import QualityCurve, QualityPoint
 from tests.conftest import ROOT
 
 sys.path.append(str(ROOT / "benchmarks"))  # scripts import their neighbours by name
 
-from quality_cost import area, compared
+from quality_cost import W_PATH, Made, area, area_table, compared
 
 
 def curve(*points: tuple[float, float]) -> QualityCurve:
@@ -39,3 +40,19 @@ def test_two_ways_are_compared_over_the_times_that_both_reach() -> None:
     one, other = curve((1.0, 0.9), (0.2, 0.6)), curve((1.0, 0.9), (0.6, 0.5))
     assert compared(one, other) == pytest.approx((0.6, 0.5))
     assert compared(one, curve((1.0, 0.9))) is None
+
+
+def test_the_table_has_a_line_for_every_other_way(bundle: Bundle) -> None:
+    table = area_table("digits", [Made(bundle.manifest, "")] * 2)
+    known = {line[0]: line[1] for line in table.rows}
+    assert known["one threshold"] == known["entropy"] == "2"
+    assert W_PATH not in known
+
+
+def test_without_exits_the_table_says_so(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    curves = tuple(one for one in manifest.test.curves if one.method != W_PATH)
+    test = manifest.test.model_copy(update={"curves": curves})
+    table = area_table("digits", [Made(manifest.model_copy(update={"test": test}), "")] * 3)
+    assert "no early exit was left in any" in table.text
+    assert table.rows[0][0] == "3"
