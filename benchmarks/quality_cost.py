@@ -88,10 +88,6 @@ def area_table(name: str, made: Sequence[Made]) -> Table:
     """Every other way beside the W path, over the seeds."""
     rows = []
     curves = [{c.method: c for c in one.manifest.test.curves} for one in made]
-    if not any(W_PATH in one for one in curves):
-        text = f"`{COMMANDS[name]} --seed 0` to `{len(made) - 1}`: no early exit was left in any."
-        full = [one.manifest.test.policy.micro_f1.full_depth for one in made]
-        return Table(name, text, ("seeds", "micro-F1"), [(str(len(made)), _told(full, 4))])
     for method in dict.fromkeys(method for one in curves for method in one if method != W_PATH):
         both = [
             pair
@@ -104,6 +100,8 @@ def area_table(name: str, made: Sequence[Made]) -> Table:
             if one.manifest.depth > 1
             and (cost := relative_costs(one.manifest.test.curves).get(method)) is not None
         ]
+        if not both and not costs:
+            continue
         rows.append(
             (
                 method,
@@ -119,9 +117,10 @@ def area_table(name: str, made: Sequence[Made]) -> Table:
         f"`{COMMANDS[name]} --seed 0` to `{len(made) - 1}`; means over the seeds that have both, "
         "with the least and the most in brackets. Micro-F1 is the mean over computed time of the "
         "best that a way reaches for it, over the times that both reach; cost is that of the W "
-        f"path at equal micro-F1, over the other's. {_deployed(made)}",
+        f"path at equal micro-F1, over the other's. A way that shares neither with it is left out. "
+        f"{_deployed(made)}",
         ("other way", "seeds", "W path's micro-F1", "its micro-F1", "ahead by", "cost over its"),
-        rows,
+        rows or [("-",) * 6],
     )
 
 
@@ -180,7 +179,7 @@ def draw(made: Mapping[str, Sequence[Made]], path: Path) -> None:
 
 
 def _draw_curves(panel: Axes, name: str, manifest: Manifest) -> None:
-    if all(curve.method != W_PATH for curve in manifest.test.curves):
+    if manifest.depth == 1:
         name = f"{name}: no early exit is worth its time"
     for curve in manifest.test.curves:
         points = sorted((point.time, point.micro_f1) for point in curve.points)

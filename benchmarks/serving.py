@@ -82,8 +82,9 @@ process without debugging output; (f) BentoML with the bundle's own stages in ea
 batch going through them until its last row has left. The settings of (c), (d) and (e) are those \
 of a sweep with the most rows per second, single and several a request; (f) has those of (c); \
 (c') is (c) with the setting of the lowest latency, where that is another.
-* {plan.rounds} rounds, in which all take turns; figures are medians of the rounds, with quartiles \
-in brackets; ratios are taken within a round.{quick}
+* {plan.rounds} rounds of open loops, then {plan.rounds} of saturating load; in each all take \
+turns; figures are medians of the rounds, with quartiles in brackets; ratios are taken within a \
+round.{quick}
 """
 
 

@@ -1,9 +1,13 @@
-"""The rounds: in each, every server is loaded through each of its doors, taking turns."""
+"""The rounds: in each, every server is loaded through each of its doors, taking turns.
+
+Open loops come first, on servers that have seen no other load: BentoML's batching learns from what
+it saw, and answers such loads at half the speed after it was saturated.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,12 +26,13 @@ from serving_contenders import (
 )
 from serving_load import Latency, answers, open_loop, saturated
 from serving_plan import Plan
-from serving_sweep import SETTINGS, Sweep, Tried, first_load
+from serving_sweep import SETTINGS, Sweep, Tried
 
 PEER_KEY, QUICK_PEER_KEY = "c", "c'"
 """Whom the others are compared with: at its most rows per second, and at its lowest latency."""
 LOADS = (0.5, 0.7, 0.9)
-GRPC_LOADS = (0.7,)
+TOLD_LOAD = 0.7
+GRPC_LOADS = (TOLD_LOAD,)
 
 
 @dataclass
@@ -58,7 +63,7 @@ Key = tuple[str, Way]
 class Outcome:
     """All of a case.
 
-    capacity : single-row requests per second that (c) answers when saturated, before the rounds
+    capacity : single-row requests per second that (c) answers when saturated, from the sweep
     swept : by contender and setting
     """
 
@@ -102,39 +107,60 @@ def measure(
             )
             print(f"{case.name}: started {contender.key} {contender.name}", flush=True)
         pin(cores.client)
-        rounds = _Rounds(case, plan, running)
+        capacity = sweep.tried[PEER_KEY][running[PEER_KEY].contender.batching].single
+        rounds = _Rounds(case, plan, running, capacity)
         asyncio.run(rounds.run())
         pin(cores.servers)
-    return Outcome(case, chosen, rounds.capacity, sweep.tried, rounds.measured)
+    return Outcome(case, chosen, capacity, sweep.tried, rounds.measured)
 
 
 class _Rounds:
-    def __init__(self, case: Case, plan: Plan, running: Mapping[str, RunningContender]) -> None:
-        self.capacity = 0.0
+    def __init__(
+        self, case: Case, plan: Plan, running: Mapping[str, RunningContender], capacity: float
+    ) -> None:
         self.measured: dict[Key, Measured] = {
             (key, way): Measured() for key, one in running.items() for way in one.contender.ways
         }
         self._case, self._plan, self._running = case, plan, running
+        self._capacity = capacity
 
     async def run(self) -> None:
         """Everything, in turns."""
+        for number, key, way in self._turns():
+            await self._stream(key, way, number)
+            latency = self.measured[key, way].latencies[TOLD_LOAD][-1]
+            self._say(number, key, way, f"p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms")
         for key, way in self.measured:
             await self._answer_pool(key, way)
-        peer = self._running[PEER_KEY]
-        plan = self._plan
-        full = await first_load(peer, self._case, plan, 1, plan.clients, plan.load)
-        self.capacity = full.rate
-        order = list(self.measured)
-        for number in range(self._plan.rounds):
-            shift = number * len(order) // self._plan.rounds
+        for number, key, way in self._turns():
+            await self._load(key, way)
+            told = self.measured[key, way]
+            self._say(number, key, way, f"{told.rate[-1]:.0f} and {told.single[-1]:.0f} rows/s")
+
+    def _turns(self) -> Iterator[tuple[int, str, Way]]:
+        """Round by round, each beginning with somebody else."""
+        order, rounds = list(self.measured), self._plan.rounds
+        for number in range(rounds):
+            shift = number * len(order) // rounds
             for key, way in [*order[shift:], *order[:shift]]:
-                await self._load(key, way, number)
-                told = self.measured[key, way]
-                print(
-                    f"{self._case.name}: round {number + 1} of {self._plan.rounds}, {key} {way}: "
-                    f"{told.rate[-1]:.0f} and {told.single[-1]:.0f} rows/s",
-                    flush=True,
-                )
+                yield number, key, way
+
+    def _say(self, number: int, key: str, way: Way, figures: str) -> None:
+        place = f"round {number + 1} of {self._plan.rounds}"
+        print(f"{self._case.name}: {place}, {key} {way}: {figures}", flush=True)
+
+    async def _stream(self, key: str, way: Way, number: int) -> None:
+        plan, running = self._plan, self._running[key]
+        contender, measured = running.contender, self.measured[key, way]
+        requests = self._case.requests(contender.format(way), contender.model, 1)
+        door = running.door(way)
+        if number == 0:
+            await open_loop(door, requests, LOADS[0] * self._capacity, plan.load, 0)
+        for load in LOADS if way == "JSON" else GRPC_LOADS:
+            seed = 10 * number + LOADS.index(load)
+            times = await open_loop(door, requests, load * self._capacity, plan.stream, seed)
+            measured.latencies.setdefault(load, []).append(Latency.of(times))
+        await door.close()
 
     async def _answer_pool(self, key: str, way: Way) -> None:
         case, contender = self._case, self._running[key].contender
@@ -145,7 +171,7 @@ class _Rounds:
         await door.close()
         self.measured[key, way].sets = np.concatenate([case.sets(format_, one) for one in told])
 
-    async def _load(self, key: str, way: Way, number: int) -> None:
+    async def _load(self, key: str, way: Way) -> None:
         case, plan, running = self._case, self._plan, self._running[key]
         contender, measured = running.contender, self.measured[key, way]
         larger = case.requests(contender.format(way), contender.model, plan.size)
@@ -159,9 +185,5 @@ class _Rounds:
         alone = await saturated(door, single, plan.clients, plan.warm, plan.load)
         measured.single.append(alone.rate)
         measured.answered.append(min(found.share, alone.share))
-        for load in LOADS if way == "JSON" else GRPC_LOADS:
-            seed = 10 * number + LOADS.index(load)
-            times = await open_loop(door, single, load * self.capacity, plan.stream, seed)
-            measured.latencies.setdefault(load, []).append(Latency.of(times))
         measured.mib.append(running.mib)
         await door.close()

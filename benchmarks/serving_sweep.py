@@ -25,6 +25,8 @@ from serving_plan import Plan
 
 SETTINGS = {"BentoML": BENTOML_SETTINGS, "MLServer": MLSERVER_SETTINGS}
 SWEPT_LOAD, ROOM = 0.7, 0.9
+CLEARLY = 0.8
+"""Of the chosen setting's p50: what a quicker one may have at most."""
 LEAST_ANSWERED = 0.999
 
 
@@ -81,7 +83,10 @@ class Sweep:
         return max(tried, key=lambda setting: tried[setting].worth)
 
     def quickest(self, contender: Contender) -> Batching:
-        """The setting with the lowest p50, where (c) as it was chosen is loaded by 70 %."""
+        """The setting with the lowest p50, where (c) as it was chosen is loaded by 70 %.
+
+        The chosen one again, where that is not clearly quicker.
+        """
         tried = self.tried[contender.key]
         rate = SWEPT_LOAD * tried[contender.batching].single
         for batching, found in tried.items():
@@ -91,12 +96,14 @@ class Sweep:
                 latency = asyncio.run(self._latency(running, rate))
             tried[batching] = replace(found, p50=latency.p50)
             self._say(contender, batching)
-        return min(tried, key=lambda setting: tried[setting].p50)
+        found = min(tried, key=lambda setting: tried[setting].p50)
+        clear = tried[found].p50 < CLEARLY * tried[contender.batching].p50
+        return found if clear else contender.batching
 
     async def _loads(self, running: RunningContender) -> Tried:
         plan, case = self._plan, self._case
-        alone = await first_load(running, case, plan, 1, plan.clients, plan.sweep)
-        larger = await first_load(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
+        alone = await _first_load(running, case, plan, 1, plan.clients, plan.sweep)
+        larger = await _first_load(running, case, plan, plan.size, plan.clients // 4, plan.sweep)
         return Tried(alone.rate, larger.rate * plan.size, min(alone.share, larger.share))
 
     async def _latency(self, running: RunningContender, rate: float) -> Latency:
@@ -124,7 +131,7 @@ class Sweep:
         print(line, flush=True)
 
 
-async def first_load(
+async def _first_load(
     running: RunningContender, case: Case, plan: Plan, size: int, clients: int, seconds: float
 ) -> Saturated:
     """Over JSON, on new connections; warmed up for longer, as the server is new."""

@@ -176,7 +176,8 @@ def _latencies(outcome: Outcome) -> Table:
     return Table(
         f"{outcome.case.name}: open loop",
         "Milliseconds from when a single-row request was due to its answer, at random times "
-        f"(Poisson), at shares of the {outcome.capacity:.0f} per second that (c) answers.",
+        f"(Poisson), at shares of the {outcome.capacity:.0f} per second that (c) answers; before "
+        "the servers were saturated.",
         ("load", "who", "door", "p50", "p95", "p99", "p50 over (c)", "p99 over (c)", "answered"),
         rows,
     )
