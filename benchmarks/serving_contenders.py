@@ -51,7 +51,7 @@ def _settings(*milliseconds: int) -> tuple[Batching, ...]:
     )
 
 
-BENTOML_SETTINGS = _settings(10_000, 500)
+BENTOML_SETTINGS = _settings(10_000, 2_000)
 MLSERVER_SETTINGS = _settings(2, 20)
 
 
