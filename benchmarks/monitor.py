@@ -117,7 +117,7 @@ def main() -> None:
         print(tables[-1].plain(), flush=True)
     if arguments.out:
         note = f"`python benchmarks/monitor.py`, {machine_name()}; median (quartiles) of rounds."
-        parts = [HEADING, note, *(table.markdown() for table in tables)]
+        parts = [f"{HEADING}\n\n{note}\n", *(table.markdown() for table in tables)]
         write_section(arguments.out, HEADING, parts)
 
 

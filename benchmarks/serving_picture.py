@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from serving_plan import TARGET_LOAD
 from serving_rounds import PEER_KEY, Outcome
-from serving_tables import TARGET_LOAD, f1_of, latency_ratio, ratio
+from serving_tables import f1_of, latency_ratio, ratio
 
 WIDTH, BAR_HEIGHT, HEAD_HEIGHT = 10.0, 0.34, 1.1  # inches
 OURS, OTHERS, FULL = "#1a7f5a", "#8a94a3", "#4a5464"

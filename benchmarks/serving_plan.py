@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TARGET_LOAD = 0.7
+"""Share of what (c) answers: where the targets are, and peers' settings are compared."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -11,7 +14,8 @@ class Plan:
     rows : of the pool, all of them answered once by everybody
     size : rows of the larger requests
     clients : that wait for their answers, with single-row requests; a quarter of them with others
-    warm, load : seconds of a saturating load before it counts, and while it does
+    warm, load : seconds of a saturating load before it counts, and while it does;
+        the latter also of a first open loop, which does not count
     stream : seconds of an open loop
     sweep : seconds of load for each setting of a peer
     settings : of each peer that are tried, at most

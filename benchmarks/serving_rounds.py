@@ -25,14 +25,13 @@ from serving_contenders import (
     started,
 )
 from serving_load import Latency, answers, open_loop, saturated
-from serving_plan import Plan
+from serving_plan import TARGET_LOAD, Plan
 from serving_sweep import SETTINGS, Sweep, Tried
 
 PEER_KEY, QUICK_PEER_KEY = "c", "c'"
 """Whom the others are compared with: at its most rows per second, and at its lowest latency."""
-LOADS = (0.5, 0.7, 0.9)
-TOLD_LOAD = 0.7
-GRPC_LOADS = (TOLD_LOAD,)
+LOADS = (0.5, TARGET_LOAD, 0.9)
+GRPC_LOADS = (TARGET_LOAD,)
 
 
 @dataclass
@@ -128,7 +127,7 @@ class _Rounds:
         """Everything, in turns."""
         for number, key, way in self._turns():
             await self._stream(key, way, number)
-            latency = self.measured[key, way].latencies[TOLD_LOAD][-1]
+            latency = self.measured[key, way].latencies[TARGET_LOAD][-1]
             self._say(number, key, way, f"p50 {latency.p50:.1f} ms, p99 {latency.p99:.1f} ms")
         for key, way in self.measured:
             await self._answer_pool(key, way)

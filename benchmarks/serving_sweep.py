@@ -21,10 +21,10 @@ from serving_contenders import (
     started,
 )
 from serving_load import Latency, Saturated, open_loop, saturated
-from serving_plan import Plan
+from serving_plan import TARGET_LOAD, Plan
 
 SETTINGS = {"BentoML": BENTOML_SETTINGS, "MLServer": MLSERVER_SETTINGS}
-SWEPT_LOAD, ROOM = 0.7, 0.9
+ROOM = 0.9
 CLEARLY = 0.8
 """Of the chosen setting's p50: what a quicker one may have at most."""
 LEAST_ANSWERED = 0.999
@@ -88,7 +88,7 @@ class Sweep:
         The chosen one again, where that is not clearly quicker.
         """
         tried = self.tried[contender.key]
-        rate = SWEPT_LOAD * tried[contender.batching].single
+        rate = TARGET_LOAD * tried[contender.batching].single
         for batching, found in tried.items():
             if not found.works or found.single < rate / ROOM:
                 continue  # it would drown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from engine_table import Table, Target, at_least, at_most, spread
 from serving_contenders import Contender, Way
+from serving_plan import TARGET_LOAD
 from serving_rounds import (
     LOADS,
     PEER_KEY,
@@ -12,7 +13,6 @@ from serving_rounds import (
     Measured,
     Outcome,
 )
-from serving_sweep import SWEPT_LOAD
 
 from calibration.quality import micro_f1
 from models.set_losses import sample_f1
@@ -20,7 +20,6 @@ from models.set_losses import sample_f1
 OURS, STATIC = "a", "d"
 LEAST_OF_FULL, LEAST_OF_STATIC = 2.0, 1.15
 MOST_P50, MOST_P99 = 0.45, 0.8
-TARGET_LOAD = 0.7
 
 
 def serving_tables(outcome: Outcome, size: int) -> list[Table]:
@@ -208,7 +207,7 @@ def _sweeps(outcome: Outcome, size: int) -> Table:
         f"Rows per second when saturated with single-row requests and with {size} rows a request, "
         "by the most rows of a batch, and by the milliseconds that BentoML lets a request take, or "
         "that MLServer waits for others; chosen by the geometric mean of both. p50 in milliseconds "
-        f"of an open loop of single rows at {SWEPT_LOAD:.0%} of what (c) answers of them.",
+        f"of an open loop of single rows at {TARGET_LOAD:.0%} of what (c) answers of them.",
         ("who", "batching", "single", f"{size} a request", "answered", "p50", "chosen for"),
         rows,
     )
